@@ -1,0 +1,65 @@
+// Network: the layers of one worker, each with its oneDNN primitives and its place in the worker's arena.
+//
+// All primitives are made once, for `batch` images. A shard with fewer images fills the rest of the batch with
+// zero images whose loss gradient is zero, so one set of primitives serves every step and algorithms never
+// depend on the size of a step.
+//
+// Parameters and gradients live outside (in the segment), in the plan's master layouts. Their base pointers are
+// given to each call, because a step reads one generation and the next step the other.
+//
+// Not thread-safe; one worker owns one Network. Calls use the worker's threads through parallel_for and oneDNN.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "kernels/loss.h"
+#include "kernels/network_plan.h"
+#include "kernels/network_spec.h"
+
+namespace annulus {
+
+class Network {
+ public:
+  // Chooses kernels and creates all primitives. Throws UserError where the spec is impossible (an image too
+  // small for a layer: the text names layer and both shapes). Touches no arena memory.
+  Network(const NetworkSpec& spec, int64_t batch, int threads);
+  ~Network();
+
+  const NetworkPlan& plan() const;
+
+  // Gives the network its memory: plan().arena_bytes bytes, 64-byte aligned, that outlive it. Call once.
+  void bind_arena(std::span<std::byte> arena);
+
+  // Where each parameter lies, in elements from the base pointers that forward and backward are given; one
+  // entry per plan().parameters, multiples of 16. Call once, before forward.
+  void set_parameter_offsets(std::span<const int64_t> offsets);
+
+  // Input of the first layer: batch x channels x height x width floats, plain. Valid after bind_arena.
+  std::span<float> input();
+
+  int layers() const;  // as many as the spec has
+
+  // Runs one layer forward. `weights` is the base of one generation of the parameters.
+  void forward(int layer, const float* weights);
+
+  // Logits of the last forward: batch x classes floats, plain.
+  std::span<const float> logits() const;
+
+  // Loss of the first labels.size() images, and its gradient with respect to the logits, times `scale`, into
+  // the arena; images behind them get a zero gradient. labels.size() <= batch.
+  LossSum loss(std::span<const uint8_t> labels, float scale);
+
+  // Runs one layer backward: writes every element of this layer's parameters' gradients, padding included,
+  // below `gradients`, and the gradient of the layer's input into the arena (not for the first layer).
+  // Gradients may have been written with non-temporal stores that are not fenced yet.
+  void backward(int layer, const float* weights, float* gradients);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace annulus

@@ -1,0 +1,11 @@
+// Sums of gradient streams.
+#pragma once
+
+#include <cstdint>
+
+namespace annulus {
+
+// sum[i] = a[i] + b[i] for n elements. n is a multiple of 64; pointers 64-byte aligned; sum may be a or b.
+void add(int64_t n, const float* a, const float* b, float* sum);
+
+}  // namespace annulus

@@ -1,0 +1,49 @@
+// TrainConfig: one training run, as flags and the YAML file describe it. Which flags exist, their help and how
+// text becomes a value is the option table's affair (launcher/options.cpp).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace annulus {
+
+struct TrainConfig {
+  // What is trained, on what.
+  std::string model = "simplecnn";        // mlp, simplecnn
+  std::string dataset = "fashion-mnist";  // fashion-mnist, mnist, cifar10, cifar100, synthetic
+  std::string data;                       // directory of the data files; empty: the data set's usual places
+
+  // On which cores.
+  int workers = 0;  // 0: auto
+  int threads_per_worker = 1;
+  std::string bind = "core";  // core, l3, numa, socket, none, or a list of CPUs like "0-3,8"
+  bool smt = false;           // use every hardware thread as a core of its own
+
+  // How long, in which portions.
+  int64_t batch_size = 128;        // global
+  int64_t shards = 0;              // of the global batch; 0: as many as workers
+  int64_t epochs = 5;              // counts when steps is absent
+  std::optional<int64_t> steps;    // overrides epochs
+  std::string last_batch = "keep"; // keep, drop
+
+  // With which arithmetic.
+  std::string optimizer = "momentum";  // sgd, momentum, nesterov
+  double learning_rate = 0.05;
+  double momentum = 0.9;
+  double weight_decay = 0;
+  std::string schedule = "cosine";  // constant, cosine
+  bool augment = false;
+  uint64_t seed = 1;
+
+  // How gradients travel.
+  std::string algorithm = "direct";  // direct, ring
+  double bucket_mb = 25;
+
+  // Around the run.
+  std::string run_dir;   // empty: runs/<date>-<model> below the working directory
+  double deadline = 10;  // seconds without a heartbeat after which a worker counts as hung
+  bool quiet = false;
+};
+
+}  // namespace annulus
