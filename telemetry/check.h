@@ -20,9 +20,9 @@ namespace annulus {
 }  // namespace annulus
 
 // CHECK(cond) or CHECK(cond, "format {}", value): aborts unless cond holds. Evaluated in every build type.
-#define CHECK(condition, ...)                                                                     \
-  do {                                                                                            \
-    if (!(condition)) [[unlikely]] {                                                              \
-      ::annulus::check_failed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__));      \
-    }                                                                                             \
+#define CHECK(condition, ...)                                                                 \
+  do {                                                                                        \
+    if (!(condition)) [[unlikely]] {                                                          \
+      ::annulus::check_failed(__FILE__, __LINE__, #condition, ::fmt::format("" __VA_ARGS__)); \
+    }                                                                                         \
   } while (0)

@@ -1,5 +1,5 @@
-// The two kinds of failure that are not bugs: what a user can mend before the run (UserError), and what a peer,
-// a deadline or an abort does to a step (StepError and its kin).
+// The two kinds of failure that are not bugs: what a user can mend before the run (UserError), and what a
+// peer, a deadline or an abort does to a step (StepError and its kin).
 #pragma once
 
 #include <fmt/format.h>

@@ -1,0 +1,39 @@
+#include "collectives/descriptor.h"
+
+#include "telemetry/error.h"
+
+namespace annulus {
+namespace {
+
+[[noreturn]] void mismatch(const Descriptor& expected, uint32_t reader, const char* field, uint64_t got,
+                           uint64_t wanted) {
+  throw StepError(fmt::format(
+      "rank {} took from rank {} a descriptor whose {} is {}, where {} was due (bucket {}, step {}, attempt "
+      "{}); the "
+      "two ranks disagree on the protocol: make sure that all run the same build, and report this as a bug",
+      reader, expected.source, field, got, wanted, expected.bucket, expected.step, expected.attempt));
+}
+
+}  // namespace
+
+void validate(const Descriptor& got, const Descriptor& expected, uint32_t reader) {
+  if (got == expected) [[likely]]
+    return;
+  const auto compare = [&](const char* field, uint64_t a, uint64_t b) {
+    if (a != b) mismatch(expected, reader, field, a, b);
+  };
+  compare("step", got.step, expected.step);
+  compare("attempt", got.attempt, expected.attempt);
+  compare("phase", static_cast<uint64_t>(got.phase), static_cast<uint64_t>(expected.phase));
+  compare("type", static_cast<uint64_t>(got.type), static_cast<uint64_t>(expected.type));
+  compare("source", got.source, expected.source);
+  compare("bucket", got.bucket, expected.bucket);
+  compare("round", got.round, expected.round);
+  compare("slice", got.slice, expected.slice);
+  compare("chunk", got.chunk, expected.chunk);
+  compare("place", got.place, expected.place);
+  compare("length", got.length, expected.length);
+  compare("reserved", got.reserved, expected.reserved);
+}
+
+}  // namespace annulus

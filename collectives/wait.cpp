@@ -1,0 +1,123 @@
+#include "collectives/wait.h"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "telemetry/check.h"
+
+namespace annulus {
+namespace {
+
+// Shared futexes: std::atomic::wait uses private ones, which never wake another process.
+long futex(std::atomic<uint32_t>& word, int operation, uint32_t value, const timespec* timeout) {
+  return syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), operation, value, timeout, nullptr, 0);
+}
+
+void ring(RankControl& rank) {
+  rank.doorbell.fetch_add(1, std::memory_order_release);
+  futex(rank.doorbell, FUTEX_WAKE, 1, nullptr);
+}
+
+}  // namespace
+
+const char* to_string(Await what) {
+  switch (what) {
+    case Await::kNothing:
+      return "nothing";
+    case Await::kGradient:
+      return "the gradient";
+    case Await::kVersion:
+      return "the update";
+    case Await::kCredit:
+      return "a free ring line";
+    case Await::kLauncher:
+      return "the launcher";
+  }
+  return "?";
+}
+
+void wake(WaitControl& control, const RankControls& ranks, int rank) {
+  std::atomic_thread_fence(std::memory_order_seq_cst);                                // W1
+  const uint64_t bits = control.sleepers[rank / 64].load(std::memory_order_relaxed);  // W2
+  if (bits >> (rank % 64) & 1) ring(ranks[rank]);                                     // W3
+}
+
+void wake_all(WaitControl& control, const RankControls& ranks) {
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // W1
+  for (int word = 0; word * 64 < ranks.count; ++word) {
+    uint64_t bits = control.sleepers[word].load(std::memory_order_relaxed);  // W2
+    for (; bits != 0; bits &= bits - 1) {
+      const int rank = word * 64 + __builtin_ctzll(bits);
+      if (rank < ranks.count) ring(ranks[rank]);  // W3
+    }
+  }
+}
+
+int64_t now_ns() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return int64_t{t.tv_sec} * 1'000'000'000 + t.tv_nsec;
+}
+
+void Waiter::enter(const WaitFor& what) {
+  check_abort();
+  beat();
+  RankControl& own = ranks_[rank_];
+  own.waiting_rank.store(what.rank, std::memory_order_relaxed);
+  own.waiting_bucket.store(what.bucket, std::memory_order_relaxed);
+  own.waiting_step.store(what.step, std::memory_order_relaxed);
+  own.waiting_what.store(what.what, std::memory_order_release);
+  peer_heartbeat_ =
+      what.what == Await::kLauncher ? 0 : ranks_[what.rank].heartbeat.load(std::memory_order_relaxed);
+  peer_still_ns_ = 0;
+  slice_begin_ = now_ns();
+}
+
+void Waiter::leave() {
+  ranks_[rank_].waiting_what.store(Await::kNothing, std::memory_order_release);
+  beat();
+}
+
+uint32_t Waiter::prepare_sleep() {
+  control_.sleepers[rank_ / 64].fetch_or(uint64_t{1} << (rank_ % 64), std::memory_order_relaxed);  // S0
+  std::atomic_thread_fence(std::memory_order_seq_cst);                                             // S1
+  return ranks_[rank_].doorbell.load(std::memory_order_acquire);                                   // S2
+}
+
+void Waiter::sleep(uint32_t seen) {
+  if (control_.abort.load(std::memory_order_acquire) != 0) return;  // check() will throw
+  const timespec slice{.tv_sec = 0, .tv_nsec = kSleepSliceNs};
+  futex(ranks_[rank_].doorbell, FUTEX_WAIT, seen, &slice);  // S3
+}
+
+void Waiter::leave_sleep() {
+  control_.sleepers[rank_ / 64].fetch_and(~(uint64_t{1} << (rank_ % 64)), std::memory_order_relaxed);
+}
+
+void Waiter::check(const WaitFor& what) {
+  check_abort();
+  beat();
+  const int64_t now = now_ns();
+  const int64_t slice = std::min(now - slice_begin_, kSleepSliceNs);  // a stopped machine does not age
+  slice_begin_ = now;
+  if (what.what == Await::kLauncher) return;  // if the launcher dies, the kernel ends this process
+  const uint64_t heartbeat = ranks_[what.rank].heartbeat.load(std::memory_order_relaxed);
+  if (heartbeat != peer_heartbeat_) {
+    peer_heartbeat_ = heartbeat;
+    peer_still_ns_ = 0;
+    return;
+  }
+  peer_still_ns_ += slice;
+  if (peer_still_ns_ < policy_.deadline_ns) return;
+  throw StepError(
+      fmt::format("rank {} has waited for {} of rank {} for bucket {} in step {}, and that rank has shown no "
+                  "sign of life for "
+                  "{:.1f} s; look at what it does (ps, gdb -p), or raise --deadline if it is only slow",
+                  rank_, to_string(what.what), what.rank, what.bucket, what.step, peer_still_ns_ * 1e-9));
+}
+
+}  // namespace annulus

@@ -1,0 +1,33 @@
+// Buckets: parameters grouped in the order in which backward finishes their gradients, laid out one after
+// another. A pure function: parameters in, offsets out. It depends on the model and the bucket size alone.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "collectives/exchange.h"
+#include "kernels/network_plan.h"
+
+namespace annulus {
+
+// Parameters start at multiples of this many elements: one 16x16 tile of a blocked layout, so that slices,
+// which are whole blocks, hold whole tiles.
+inline constexpr int64_t kParameterAlignment = 256;
+
+struct BucketPlan {
+  std::vector<BucketExtent> extents;
+  std::vector<int> first_layer;  // per bucket: the layer whose backward completes it
+  std::vector<int> bucket_of;    // per parameter
+  std::vector<int64_t> offsets;  // per parameter: elements from the base
+  int64_t elements = 0;          // of any array of parameters, padding included
+
+  // Buckets that a layer's forward reads, for all layers below `layers`; bucket numbers ascend.
+  std::vector<std::vector<int>> buckets_by_layer(const NetworkPlan& plan, int layers) const;
+};
+
+// Fills buckets of at most `bucket_bytes` with parameters in reverse order of use (a parameter larger than
+// that gets one of its own). The parameters that forward uses first form a small last bucket, of at most 1
+// MiB and an eighth of the model: its update alone cannot hide behind backward.
+BucketPlan plan_buckets(const NetworkPlan& plan, int64_t bucket_bytes);
+
+}  // namespace annulus

@@ -1,0 +1,24 @@
+#include "runtime/run_plan.h"
+
+namespace annulus {
+
+SegmentInputs RunPlan::segment_inputs() const {
+  return {.ranks = config.workers,
+          .shards = config.shards,
+          .algorithm = algorithm,
+          .buckets = buckets,
+          .state_arrays = has_moments(config) ? 2 : 1,
+          .dataset = dataset};
+}
+
+int64_t nominal_shard(const TrainConfig& config) {
+  return (config.batch_size + config.shards - 1) / config.shards;
+}
+
+Algorithm algorithm_of(const TrainConfig& config) {
+  return config.algorithm == "ring" ? Algorithm::kRing : Algorithm::kDirect;
+}
+
+bool has_moments(const TrainConfig& config) { return config.optimizer != "sgd"; }
+
+}  // namespace annulus

@@ -1,0 +1,37 @@
+// RunPlan: everything about a run that is decided before the first worker is forked. Workers inherit it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "collectives/exchange.h"
+#include "kernels/network_plan.h"
+#include "kernels/network_spec.h"
+#include "runtime/buckets.h"
+#include "runtime/dataset.h"
+#include "runtime/segment_layout.h"
+#include "runtime/step_schedule.h"
+#include "runtime/train_config.h"
+
+namespace annulus {
+
+struct RunPlan {
+  TrainConfig config;  // resolved: workers and shards are numbers
+  DatasetInfo dataset;
+  NetworkSpec spec;
+  NetworkPlan network;
+  BucketPlan buckets;
+  StepSchedule schedule;
+  Algorithm algorithm;
+  WaitPolicy waiting;
+
+  SegmentInputs segment_inputs() const;
+};
+
+// Images that the primitives are made for: the largest shard of a full batch.
+int64_t nominal_shard(const TrainConfig& config);
+
+Algorithm algorithm_of(const TrainConfig& config);
+bool has_moments(const TrainConfig& config);  // whether the optimizer keeps a moment per parameter
+
+}  // namespace annulus

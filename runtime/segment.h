@@ -1,0 +1,70 @@
+// Segment: the one piece of memory that a run shares, an anonymous file (memfd) mapped by Boost.Interprocess.
+//
+// It has no name, so nothing is left when the processes end, however they end, and no stranger can open it.
+// It is sealed against shrinking and growing, so no process can make another one fault. Children of the
+// launcher inherit the mapping at the same address.
+#pragma once
+
+#include <boost/interprocess/mapped_region.hpp>
+#include <cstddef>
+#include <functional>
+#include <span>
+
+#include "runtime/segment_layout.h"
+
+namespace annulus {
+
+class Segment {
+ public:
+  // Asks for one range to be placed; see SegmentPlan::Home. Called before any page exists.
+  using Bind = std::function<void(void* address, uint64_t bytes, int rank)>;
+
+  // Creates, binds, reserves every page (posix_fallocate), seals and maps the segment, and fills in the
+  // header. Throws UserError if the memory cannot be had.
+  Segment(const SegmentPlan& plan, const SegmentInputs& inputs, uint64_t plan_hash, const Bind& bind);
+  ~Segment();
+  Segment(const Segment&) = delete;
+  Segment& operator=(const Segment&) = delete;
+
+  const SegmentPlan& plan() const { return plan_; }
+  int ranks() const { return ranks_; }
+  int descriptor() const { return fd_; }
+
+  std::byte* base() const { return static_cast<std::byte*>(region_.get_address()); }
+  SegmentHeader& header() const { return *reinterpret_cast<SegmentHeader*>(base()); }
+  RankPart& rank(int rank) const {
+    return *reinterpret_cast<RankPart*>(base() + plan_.rank_parts.offset + rank * plan_.rank_part_stride);
+  }
+  RankControls controls() const;
+  Versions versions() const;
+  SpscRing ring(int from, int to) const;
+  ExchangeMemory exchange_memory() const;
+
+  // Arrays of one generation (0 or 1).
+  float* weights(int generation) const { return state_array(generation * state_arrays_); }
+  float* moments(int generation) const {  // null where the optimizer has none
+    return state_arrays_ == 2 ? state_array(generation * state_arrays_ + 1) : nullptr;
+  }
+  float* gradients(int rank, int buffer) const {
+    return reinterpret_cast<float*>(base() + plan_.gradient_offsets[rank] +
+                                    buffer * plan_.gradient_buffer_bytes);
+  }
+  DatasetView data(const DatasetInfo& info) const;
+
+  // Wakes every rank that sleeps: something has changed in the header.
+  void wake_all() const;
+
+ private:
+  float* state_array(int index) const {
+    return reinterpret_cast<float*>(base() + plan_.state.offset + index * plan_.state_array_bytes);
+  }
+
+  SegmentPlan plan_;
+  int ranks_;
+  int buckets_;
+  int state_arrays_;
+  int fd_ = -1;
+  boost::interprocess::mapped_region region_;
+};
+
+}  // namespace annulus

@@ -1,0 +1,120 @@
+// Layout of the segment: plain structs and offsets, no pointers, no logic.
+//
+//   +--------+---------+----------+--------+----------------------+-----------------------+----------------+
+//   | header | ranks   | versions | rings  | state                | gradients             | data           |
+//   | 1 page | P parts | P rows   | pairs  | 2 x (weights,moments)| P x buffers           | images, labels |
+//   +--------+---------+----------+--------+----------------------+-----------------------+----------------+
+//              rank's    rank 0's   receiver's  a slice's pages on  rank's node             all nodes in turn
+//              node      node       node        its owner's node
+//
+// Sections start on pages. Everything inside is 64-byte aligned, words of different ranks 128 bytes apart or
+// more. Who writes what is said at each field; nothing is allocated after the fork and no lock lives here.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "collectives/exchange.h"
+#include "collectives/wait.h"
+#include "runtime/buckets.h"
+#include "runtime/dataset.h"
+#include "telemetry/records.h"
+
+namespace annulus {
+
+inline constexpr uint64_t kSegmentMagic = 0x31'53'55'4c'55'4e'4e'41;  // "ANNULUS1" in memory order
+inline constexpr uint32_t kSegmentVersion = 1;
+inline constexpr int64_t kPageBytes = 4096;
+
+struct Section {
+  uint64_t offset = 0;  // bytes from the start of the segment
+  uint64_t bytes = 0;
+};
+
+struct SegmentHeader {
+  // Written by the launcher before the fork; magic last.
+  std::atomic<uint64_t> magic;
+  uint32_t version;
+  uint32_t ranks;
+  uint64_t bytes;      // of the segment
+  uint64_t plan_hash;  // NetworkPlan::hash()
+  uint32_t buckets;
+  uint32_t state_arrays;  // 1: weights; 2: weights and moments
+  Section rank_parts, versions, rings, state, gradients, data;
+
+  alignas(kRankSpacing) WaitControl wait;
+
+  // Written by the launcher while ranks run; it wakes all of them afterwards.
+  alignas(kRankSpacing) std::atomic<uint32_t> attempt;
+  std::atomic<uint32_t> stop_requested;  // 1: end the run at the next step's end
+  std::atomic<uint32_t> data_ready;      // 1: all images are in the data section
+  std::atomic<uint32_t> dismissed;       // 1: ranks that have finished may leave
+
+  // Written by rank 0: the run's last step. Rank 0 lowers it to step k before it publishes its first bucket
+  // of step k; every rank reads it once step k is committed, so all of them stop at the same step.
+  alignas(kRankSpacing) std::atomic<uint32_t> last_step;
+};
+static_assert(sizeof(SegmentHeader) <= kPageBytes);
+static_assert(alignof(SegmentHeader) == kRankSpacing);
+
+enum class RankState : uint32_t { kStarting = 0, kReady, kTraining, kFinished, kFailed };
+
+// Written by its rank alone, save control.doorbell.
+struct RankPart {
+  RankControl control;
+
+  std::atomic<RankState> state;
+  std::atomic<uint32_t> pid;
+  std::atomic<uint64_t> arena_address, arena_bytes;  // private memory, for reading back where its pages lie
+  std::atomic<uint64_t> descriptors, bytes;          // ExchangeCounts, as of the last finished step
+  char failure[1024];  // why the rank gave up, zero-terminated; valid once state is kFailed
+
+  EvalRing evaluations;
+  StepRing steps;
+};
+static_assert(std::is_standard_layout_v<RankPart> && alignof(RankPart) == kRankSpacing);
+
+// Where everything lies in a segment for one run. A pure function of its inputs.
+struct SegmentInputs {
+  int ranks = 1;
+  int64_t shards = 1;
+  Algorithm algorithm = Algorithm::kDirect;
+  BucketPlan buckets;
+  int state_arrays = 2;  // 1: weights; 2: weights and moments
+  DatasetInfo dataset;
+};
+
+struct SegmentPlan {
+  Section rank_parts, versions, rings, state, gradients, data;
+  uint64_t bytes = 0;
+
+  uint64_t rank_part_stride = 0;
+  std::vector<uint64_t> ring_offsets;     // [from * ranks + to], bytes from the segment's start; 0: no ring
+  std::vector<uint32_t> ring_capacities;  // [from * ranks + to], lines
+  uint64_t state_array_bytes = 0;
+  uint64_t gradient_buffer_bytes = 0;
+  std::vector<int> gradient_buffers;       // per rank
+  std::vector<uint64_t> gradient_offsets;  // per rank: bytes from the segment's start
+  uint64_t train_images = 0, train_labels = 0, test_images = 0,
+           test_labels = 0;  // bytes from the segment's start
+
+  // Ranges that should lie on the node of one rank (or, with rank -1, on all nodes in turn).
+  struct Home {
+    Section range;
+    int rank;
+  };
+  std::vector<Home> homes;
+
+  // Name and size of every part, for people.
+  struct Part {
+    std::string name;
+    uint64_t bytes;
+  };
+  std::vector<Part> parts;
+};
+
+SegmentPlan plan_segment(const SegmentInputs& inputs);
+
+}  // namespace annulus

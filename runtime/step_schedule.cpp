@@ -1,0 +1,52 @@
+#include "runtime/step_schedule.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "telemetry/check.h"
+#include "telemetry/error.h"
+
+namespace annulus {
+
+StepSchedule::StepSchedule(const TrainConfig& config, int64_t images)
+    : images_(images),
+      batch_(config.batch_size),
+      learning_rate_(config.learning_rate),
+      cosine_(config.schedule == "cosine") {
+  const bool keep = config.last_batch == "keep";
+  steps_per_epoch_ = keep ? (images + batch_ - 1) / batch_ : images / batch_;
+  if (steps_per_epoch_ == 0) {
+    throw UserError::format(
+        "--batch-size {}: the data set has only {} images and --last-batch drop drops what is left of a "
+        "batch; use a "
+        "batch of at most {} or --last-batch keep",
+        batch_, images, images);
+  }
+  steps_ = config.steps.value_or(config.epochs * steps_per_epoch_);
+  if (steps_ >= int64_t{1} << 31) {
+    throw UserError::format("{} steps are too many: a run has less than 2^31; use fewer --epochs or --steps",
+                            steps_);
+  }
+}
+
+int64_t StepSchedule::epochs() const { return (steps_ + steps_per_epoch_ - 1) / steps_per_epoch_; }
+
+StepImages StepSchedule::images(int64_t step) const {
+  CHECK(step >= 1);
+  const int64_t in_epoch = (step - 1) % steps_per_epoch_;
+  const int64_t begin = in_epoch * batch_;
+  return {.epoch = (step - 1) / steps_per_epoch_,
+          .begin = begin,
+          .count = std::min(batch_, images_ - begin),
+          .ends_epoch = in_epoch + 1 == steps_per_epoch_};
+}
+
+// Constant, or half a cosine from the given rate down to zero (Loshchilov and Hutter 2017, without restarts).
+float StepSchedule::learning_rate(int64_t step) const {
+  if (!cosine_) return static_cast<float>(learning_rate_);
+  const double done = static_cast<double>(step - 1) / static_cast<double>(steps_);
+  return static_cast<float>(learning_rate_ * 0.5 * (1 + std::cos(std::numbers::pi * done)));
+}
+
+}  // namespace annulus

@@ -1,0 +1,251 @@
+#include "runtime/worker.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "collectives/publish.h"
+#include "kernels/image_batch.h"
+#include "kernels/optimizer.h"
+#include "kernels/reduce.h"
+#include "runtime/initial_weights.h"
+#include "telemetry/check.h"
+
+namespace annulus {
+
+Worker::Worker(const RunPlan& run, const Segment& segment, int rank)
+    : run_(run),
+      segment_(segment),
+      rank_(rank),
+      header_(segment.header()),
+      part_(segment.rank(rank)),
+      versions_(segment.versions()),
+      waiter_(header_.wait, segment.controls(), rank, run.waiting),
+      sum_plan_(rank_sum_for(run.algorithm, rank, run.config.workers, run.config.shards)),
+      data_(segment.data(run.dataset)),
+      sgd_{.momentum = has_moments(run.config) ? static_cast<float>(run.config.momentum) : 0.0f,
+           .weight_decay = static_cast<float>(run.config.weight_decay),
+           .nesterov = run.config.optimizer == "nesterov"} {}
+
+void Worker::run() {
+  prepare();
+  part_.state.store(RankState::kReady, std::memory_order_release);
+  const auto launcher = WaitFor{Await::kLauncher, 0, 0, 0};
+  waiter_.wait(launcher, [&] { return header_.data_ready.load(std::memory_order_acquire) != 0; });
+  part_.state.store(RankState::kTraining, std::memory_order_release);
+
+  for (uint32_t k = 1; k <= header_.last_step.load(std::memory_order_acquire); ++k) {
+    if (!step(k)) break;
+    const StepImages images = run_.schedule.images(k);
+    const bool last = k == static_cast<uint32_t>(run_.schedule.steps());
+    if ((images.ends_epoch || last) && run_.dataset.test_count > 0) evaluate(images.epoch + 1, k);
+  }
+
+  part_.state.store(RankState::kFinished, std::memory_order_release);
+  waiter_.wait(launcher, [&] { return header_.dismissed.load(std::memory_order_acquire) != 0; });
+}
+
+void Worker::prepare() {
+  network_ = std::make_unique<Network>(run_.spec, nominal_shard(run_.config), run_.config.threads_per_worker);
+  if (network_->plan().hash() != header_.plan_hash) {
+    throw StepError(
+        fmt::format("rank {} plans other kernels than the planner did (plan {:016x}, here {:016x}): results "
+                    "would not be the same "
+                    "on all ranks; unset DNNL_* and OMP_* variables that differ between processes, and "
+                    "report this as a bug",
+                    rank_, header_.plan_hash, network_->plan().hash()));
+  }
+  waiter_.beat();
+  arena_ = Arena(network_->plan().arena_bytes);
+  network_->bind_arena(arena_.bytes());
+  network_->set_parameter_offsets(run_.buckets.offsets);
+  part_.arena_address.store(reinterpret_cast<uint64_t>(arena_.bytes().data()), std::memory_order_relaxed);
+  part_.arena_bytes.store(arena_.bytes().size(), std::memory_order_relaxed);
+  labels_.resize(nominal_shard(run_.config));
+  buckets_by_layer_ = run_.buckets.buckets_by_layer(run_.network, network_->layers());
+  waiter_.beat();
+
+  const SegmentPlan& plan = segment_.plan();
+  populate(segment_.base() + plan.state.offset, plan.state.bytes);
+  populate(segment_.gradients(rank_, 0), plan.gradient_buffers[rank_] * plan.gradient_buffer_bytes);
+  populate(segment_.base(), plan.state.offset);  // header, ranks, versions, rings
+  waiter_.beat();
+
+  exchange_ = make_exchange(
+      run_.algorithm, segment_.exchange_memory(), run_.buckets.extents, run_.config.shards, versions_,
+      waiter_, [this](int64_t offset, int64_t count, const float* sum) { apply(offset, count, sum); });
+  write_initial_state();
+}
+
+void Worker::write_initial_state() {
+  float* weights = segment_.weights(0);  // fresh pages are zero: moments and padding need no write
+  std::vector<float> blocked;
+  for (std::size_t i = 0; i < run_.network.parameters.size(); ++i) {
+    const ParameterPlan& parameter = run_.network.parameters[i];
+    const int64_t begin = run_.buckets.offsets[i];
+    const int64_t end = begin + parameter.layout.padded_elements();
+    const BucketExtent& bucket = run_.buckets.extents[run_.buckets.bucket_of[i]];
+    const ShardRange slice = slice_of(rank_, run_.config.workers, bucket);
+    const int64_t own_begin = std::max(begin, bucket.offset + slice.begin * kBlockElements);
+    const int64_t own_end = std::min(end, bucket.offset + slice.end * kBlockElements);
+    if (own_begin >= own_end) continue;
+    blocked.resize(end - begin);
+    draw_initial_weights(parameter, run_.config.seed, i, blocked);
+    std::copy(blocked.begin() + (own_begin - begin), blocked.begin() + (own_end - begin),
+              weights + own_begin);
+    waiter_.beat();
+  }
+  for (int bucket = 0; bucket < versions_.buckets(); ++bucket) versions_.store(rank_, bucket, 0);
+  waiter_.wake_all();
+}
+
+bool Worker::step(uint32_t step) {
+  const int64_t begin = now_ns();
+  const int64_t busy_before = exchange_->counts().busy_ns;
+  const int64_t waited_before = waiter_.waited_ns();
+  const StepImages images = run_.schedule.images(step);
+  const float* weights = segment_.weights((step - 1) % 2);
+  LossSum loss;
+  int64_t hidden_ns = 0;
+  first_publish_ns_ = 0;
+  updating_step_ = step;
+  sgd_.learning_rate = run_.schedule.learning_rate(step);
+  exchange_->begin(step);
+
+  const ShardRange shards = deal(rank_, run_.config.workers, run_.config.shards);
+  for (int64_t shard = shards.begin; shard < shards.end; ++shard) {
+    const bool first = shard == shards.begin, last = shard + 1 == shards.end;
+    const ShardRange part = deal(shard, run_.config.shards, images.count);
+    const bool empty = part.count() == 0;
+    if (!empty) {
+      load_images(images, part);
+      forward(step, weights, first);
+      loss += network_->loss({labels_.data(), static_cast<std::size_t>(part.count())}, 1.0f / images.count);
+    }
+    if (first) {
+      // Rule G: from here on this step may overwrite what others read for the step before.
+      versions_.wait_all(waiter_, step - 1);
+      if (step > header_.last_step.load(std::memory_order_acquire)) return false;
+      if (rank_ == 0 && header_.stop_requested.load(std::memory_order_relaxed) != 0) {
+        header_.last_step.store(step, std::memory_order_release);
+      }
+    }
+    backward(weights, sum_plan_.shards[shard - shards.begin], empty, last);
+  }
+  if (first_publish_ns_ != 0) {
+    const int64_t exchange = exchange_->counts().busy_ns + waiter_.waited_ns() - exchange_at_publish_ns_;
+    hidden_ns = std::max<int64_t>(now_ns() - first_publish_ns_ - exchange, 0);
+  }
+  exchange_->finish();
+
+  const int64_t end = now_ns();
+  const int64_t comm = exchange_->counts().busy_ns - busy_before;
+  const int64_t sync = waiter_.waited_ns() - waited_before;
+  part_.steps.push({.step = step,
+                    .begin_ns = begin,
+                    .end_ns = end,
+                    .compute_ns = end - begin - comm - sync,
+                    .comm_ns = comm,
+                    .sync_ns = sync,
+                    .hidden_ns = hidden_ns,
+                    .loss_units = loss.loss_units,
+                    .images = loss.images,
+                    .not_finite = loss.not_finite});
+  part_.descriptors.store(exchange_->counts().descriptors, std::memory_order_relaxed);
+  part_.bytes.store(exchange_->counts().bytes, std::memory_order_relaxed);
+  return true;
+}
+
+void Worker::load_images(const StepImages& images, const ShardRange& part) {
+  const DatasetInfo& info = run_.dataset;
+  const int64_t pixels = info.shape.pixels();
+  const Permutation order(run_.config.seed, images.epoch, info.train_count);
+  float* out = network_->input().data();
+  for (int64_t i = 0; i < part.count(); ++i) {
+    const uint64_t image = order(images.begin + part.begin + i);
+    ImageShift shift;
+    if (run_.config.augment) {
+      shift = augmentation(run_.config.seed, images.epoch, image, info.crop_padding, info.flip_allowed);
+    }
+    convert_image(info.shape, info.normalization, shift, &data_.train_images[image * pixels],
+                  out + i * pixels);
+    labels_[i] = data_.train_labels[image];
+  }
+  std::fill(out + part.count() * pixels, out + network_->input().size(), 0.0f);
+  waiter_.beat();
+}
+
+void Worker::forward(uint32_t step, const float* weights, bool wait_for_updates) {
+  for (int layer = 0; layer < network_->layers(); ++layer) {
+    if (wait_for_updates) {
+      for (const int bucket : buckets_by_layer_[layer]) versions_.wait_bucket(waiter_, bucket, step - 1);
+    }
+    network_->forward(layer, weights);
+    waiter_.beat();
+  }
+}
+
+void Worker::backward(const float* weights, const RankSum::Shard& shard, bool empty, bool last) {
+  float* gradients = segment_.gradients(rank_, shard.buffer);
+  if (empty) std::fill_n(gradients, run_.buckets.elements, 0.0f);
+  int next_bucket = 0;
+  for (int layer = network_->layers() - 1; layer >= 0; --layer) {
+    if (!empty) network_->backward(layer, weights, gradients);
+    waiter_.beat();
+    while (next_bucket < versions_.buckets() && run_.buckets.first_layer[next_bucket] == layer) {
+      finish_bucket(next_bucket++, shard, last);
+    }
+    if (last) exchange_->progress();
+  }
+}
+
+void Worker::finish_bucket(int bucket, const RankSum::Shard& shard, bool last) {
+  const BucketExtent& extent = run_.buckets.extents[bucket];
+  for (const RankSum::Add& sum : shard.adds) {
+    float* into = segment_.gradients(rank_, sum.into) + extent.offset;
+    add(extent.blocks * kBlockElements, into, segment_.gradients(rank_, sum.from) + extent.offset, into);
+  }
+  if (!last) return;
+  if (first_publish_ns_ == 0) {
+    first_publish_ns_ = now_ns();
+    exchange_at_publish_ns_ = exchange_->counts().busy_ns + waiter_.waited_ns();
+  }
+  exchange_->publish();
+}
+
+void Worker::apply(int64_t offset, int64_t count, const float* sum) {
+  const int from = (updating_step_ - 1) % 2, to = updating_step_ % 2;
+  const bool moments = segment_.moments(0) != nullptr;
+  sgd_update(sgd_, count, sum, segment_.weights(from) + offset,
+             moments ? segment_.moments(from) + offset : nullptr, segment_.weights(to) + offset,
+             moments ? segment_.moments(to) + offset : nullptr);
+}
+
+// Batches of test images are dealt out to ranks in turn. Reads the generation that `step` wrote, which stays
+// whole meanwhile: the next update of it is that of step + 2, for which Rule G waits for this rank.
+void Worker::evaluate(int64_t epoch, uint32_t step) {
+  const DatasetInfo& info = run_.dataset;
+  const int64_t pixels = info.shape.pixels(), batch = nominal_shard(run_.config);
+  const float* weights = segment_.weights(step % 2);
+  versions_.wait_all(waiter_, step);
+  LossSum sum;
+  for (int64_t begin = rank_ * batch; begin < info.test_count; begin += run_.config.workers * batch) {
+    const int64_t count = std::min(batch, info.test_count - begin);
+    float* out = network_->input().data();
+    for (int64_t i = 0; i < count; ++i) {
+      convert_image(info.shape, info.normalization, {}, &data_.test_images[(begin + i) * pixels],
+                    out + i * pixels);
+    }
+    std::fill(out + count * pixels, out + network_->input().size(), 0.0f);
+    forward(step, weights, false);
+    sum += network_->loss(data_.test_labels.subspan(begin, count), 0.0f);
+    waiter_.check_abort();
+  }
+  part_.evaluations.push({.epoch = static_cast<uint64_t>(epoch),
+                          .step = step,
+                          .loss_units = sum.loss_units,
+                          .correct = sum.correct,
+                          .images = sum.images,
+                          .not_finite = sum.not_finite});
+}
+
+}  // namespace annulus

@@ -1,0 +1,39 @@
+// What a rank records of each step and each evaluation. Times are nanoseconds, on CLOCK_MONOTONIC where
+// absolute.
+#pragma once
+
+#include <cstdint>
+
+#include "telemetry/record_ring.h"
+
+namespace annulus {
+
+// One step of one rank. compute_ns + comm_ns + sync_ns = end_ns - begin_ns.
+struct StepRecord {
+  uint64_t step = 0;  // from 1
+  int64_t begin_ns = 0;
+  int64_t end_ns = 0;
+  int64_t compute_ns = 0;  // input, forward, loss, backward
+  int64_t comm_ns = 0;     // publishing, summing and updating, on this rank's compute thread
+  int64_t sync_ns = 0;     // waiting for other ranks
+  int64_t hidden_ns =
+      0;  // part of the exchange's span that compute went on in: span - comm - sync, at least 0
+  int64_t loss_units = 0;  // LossSum over this rank's images
+  int64_t images = 0;
+  int64_t not_finite = 0;
+};
+
+// One evaluation of one rank's part of the test images.
+struct EvalRecord {
+  uint64_t epoch = 0;  // from 1
+  uint64_t step = 0;   // after which it was made
+  int64_t loss_units = 0;
+  int64_t correct = 0;
+  int64_t images = 0;
+  int64_t not_finite = 0;
+};
+
+using StepRing = RecordRing<StepRecord, 2048>;
+using EvalRing = RecordRing<EvalRecord, 64>;
+
+}  // namespace annulus

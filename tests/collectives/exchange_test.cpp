@@ -1,0 +1,194 @@
+#include "collectives/exchange.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+
+#include "kernels/reduce.h"
+#include "tests/collectives/exchange_harness.h"
+
+namespace annulus {
+namespace {
+
+// A cheap hash as gradient, so that every element of every shard and step differs and sums round.
+float gradient(uint32_t step, int64_t shard, int64_t i) {
+  uint64_t x = step * 0x9e3779b97f4a7c15ull + shard * 0xc2b2ae3d27d4eb4full + i * 0x165667b19e3779f9ull;
+  x ^= x >> 29;
+  x *= 0xbf58476d1ce4e5b9ull;
+  x ^= x >> 32;
+  return static_cast<float>(static_cast<int32_t>(x)) * 0x1p-20f;
+}
+
+float tree_sum(uint32_t step, int64_t lo, int64_t hi, int64_t i) {
+  if (hi - lo == 1) return gradient(step, lo, i);
+  const int64_t m = lo + (hi - lo + 1) / 2;
+  return tree_sum(step, lo, m, i) + tree_sum(step, m, hi, i);
+}
+
+// The order in which ring adds: ranks owner+1, owner+2, ..., owner, each its own shards' sum.
+float ring_sum(uint32_t step, const Box& box, int ranks, int64_t shards, int owner, int64_t i) {
+  const auto rank_sum = [&](int rank) {
+    const ShardRange own = deal(rank, ranks, shards);
+    const RankSum plan = box.rank_sum(rank);
+    std::vector<float> buffers(plan.buffers);
+    for (int64_t s = own.begin; s < own.end; ++s) {
+      buffers[plan.shards[s - own.begin].buffer] = gradient(step, s, i);
+      for (const RankSum::Add& add : plan.shards[s - own.begin].adds) buffers[add.into] += buffers[add.from];
+    }
+    return buffers[0];
+  };
+  float sum = rank_sum((owner + 1) % ranks);
+  for (int k = 2; k <= ranks; ++k) sum += rank_sum((owner + k) % ranks);
+  return sum;
+}
+
+// One rank's step, as a worker does it: its shards one by one, every bucket published when it is complete.
+void do_step(const Box& box, int rank, int ranks, int64_t shards, uint32_t step, Waiter& waiter,
+             Exchange& exchange) {
+  exchange.begin(step);
+  box.versions().wait_all(waiter, step - 1);  // Rule G
+  const ShardRange own = deal(rank, ranks, shards);
+  const RankSum plan = box.rank_sum(rank);
+  for (int64_t shard = own.begin; shard < own.end; ++shard) {
+    const RankSum::Shard& part = plan.shards[shard - own.begin];
+    for (const BucketExtent& bucket : box.buckets()) {
+      const int64_t end = bucket.offset + bucket.blocks * kBlockElements;
+      for (int64_t i = bucket.offset; i < end; ++i)
+        box.gradients(rank, part.buffer)[i] = gradient(step, shard, i);
+      for (const RankSum::Add& sum : part.adds) {
+        float* into = box.gradients(rank, sum.into) + bucket.offset;
+        add(end - bucket.offset, into, box.gradients(rank, sum.from) + bucket.offset, into);
+      }
+      if (shard + 1 == own.end) exchange.publish();
+    }
+  }
+  exchange.finish();
+}
+
+struct Case {
+  Algorithm algorithm;
+  int ranks;
+  int64_t shards;
+};
+
+class ExchangeOf : public testing::TestWithParam<Case> {};
+
+TEST_P(ExchangeOf, sums_every_element_in_the_promised_order_for_several_steps) {
+  const auto [algorithm, ranks, shards] = GetParam();
+  // Buckets with fewer blocks than ranks, as many, and more: some slices are empty.
+  Box box(algorithm, ranks, shards,
+          {{0, 1}, {kBlockElements, ranks}, {(1 + ranks) * kBlockElements, 2 * ranks + 1}});
+  std::atomic<int> wrong{0};
+  box.run([&](int rank, Waiter& waiter, Exchange& exchange) {
+    for (uint32_t step = 1; step <= 4; ++step) {
+      do_step(box, rank, ranks, shards, step, waiter, exchange);
+      for (int bucket = 0; bucket < 3;
+           ++bucket) {  // each owner checks its slices; others may still be summing
+        const BucketExtent& extent = box.buckets()[bucket];
+        const ShardRange slice = slice_of(rank, ranks, extent);
+        for (int64_t i = slice.begin * kBlockElements; i < slice.end * kBlockElements; i += 97) {
+          const int64_t at = extent.offset + i;
+          const float expected = algorithm == Algorithm::kDirect
+                                     ? tree_sum(step, 0, shards, at)
+                                     : ring_sum(step, box, ranks, shards, rank, at);
+          wrong += box.result()[at] != expected;
+        }
+      }
+    }
+  });
+  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(box.versions().committed(), 4u);
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> cases;
+  for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kRing}) {
+    for (const int ranks : {1, 2, 3, 4, 5}) {
+      for (const int64_t shards : {int64_t{ranks}, int64_t{ranks + 2}, int64_t{12}}) {
+        cases.push_back({algorithm, ranks, shards});
+      }
+    }
+  }
+  cases.push_back({Algorithm::kDirect, 9, 9});
+  cases.push_back({Algorithm::kRing, 9, 9});
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(AllAlgorithms, ExchangeOf, testing::ValuesIn(cases()), [](const auto& info) {
+  return fmt::format("{}_{}_ranks_{}_shards", info.param.algorithm == Algorithm::kDirect ? "direct" : "ring",
+                     info.param.ranks, info.param.shards);
+});
+
+TEST(Exchange, ring_equals_direct_for_two_ranks_with_one_whole_subtree_each) {
+  for (const int64_t shards : {2, 4, 12}) {
+    Box direct(Algorithm::kDirect, 2, shards, {{0, 5}}), ring(Algorithm::kRing, 2, shards, {{0, 5}});
+    for (Box* box : {&direct, &ring}) {
+      box->run([&](int rank, Waiter& waiter, Exchange& exchange) {
+        do_step(*box, rank, 2, shards, 1, waiter, exchange);
+      });
+    }
+    EXPECT_EQ(std::memcmp(direct.result(), ring.result(), direct.elements() * sizeof(float)), 0) << shards;
+  }
+}
+
+TEST(Exchange, a_rank_that_leaves_early_hangs_nobody_once_the_launcher_aborts) {
+  for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kRing}) {
+    Box box(algorithm, 4, 4, {{0, 8}, {8 * kBlockElements, 8}});
+    std::atomic<int> unwound{0}, waiting{0};
+    std::thread launcher([&] {
+      while (waiting < 3) std::this_thread::yield();
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));  // let them fall asleep in a circle
+      box.control.abort.store(1);
+      wake_all(box.control, box.controls());
+    });
+    box.run([&](int rank, Waiter&, Exchange& exchange) {
+      exchange.begin(1);
+      exchange.publish();
+      if (rank == 2) return;  // its second bucket never comes
+      exchange.publish();
+      ++waiting;
+      try {
+        exchange.finish();
+      } catch (const StepAborted&) {
+        ++unwound;
+      }
+    });
+    launcher.join();
+    EXPECT_EQ(unwound, 3);
+    EXPECT_EQ(box.versions().committed(), 0u);
+  }
+}
+
+TEST(Exchange, a_descriptor_of_another_step_ends_the_step_with_both_ranks_named) {
+  for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kRing}) {
+    Box box(algorithm, 2, 2, {{0, 4}});
+    std::string message;
+    box.run([&](int rank, Waiter&, Exchange& exchange) {
+      exchange.begin(rank == 0 ? 7 : 8);
+      if (rank == 0) {
+        exchange.publish();
+        return;
+      }
+      try {
+        exchange.publish();
+        exchange.finish();
+      } catch (const StepError& error) {
+        message = error.what();
+      }
+    });
+    EXPECT_NE(message.find("rank 1 took from rank 0"), std::string::npos) << message;
+    EXPECT_NE(message.find("step is 7, where 8 was due"), std::string::npos) << message;
+  }
+}
+
+TEST(Exchange, counts_descriptors_and_bytes) {
+  Box box(Algorithm::kDirect, 3, 3, {{0, 3}, {3 * kBlockElements, 6}});
+  box.run([&](int rank, Waiter& waiter, Exchange& exchange) {
+    do_step(box, rank, 3, 3, 1, waiter, exchange);
+    EXPECT_EQ(exchange.counts().descriptors, 4u);  // two peers, two buckets
+    EXPECT_EQ(exchange.counts().bytes, 2 * (1 + 2) * kBlockElements * sizeof(float));
+  });
+}
+
+}  // namespace
+}  // namespace annulus
