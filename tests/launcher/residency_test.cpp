@@ -4,13 +4,20 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
+#include <cstdio>
 #include <cstring>
 #include <functional>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -199,6 +206,57 @@ TEST(ResidencyTest, EveryWorkerRunsOnItsCpusWithItsPagesOnItsNode) {
   if (!refusal.empty()) GTEST_SKIP() << refusal;
   std::printf("%zu workers on %zu NUMA nodes: %lld pages read back, %lld remote\n", workers,
               machine.nodes().size(), static_cast<long long>(pages), static_cast<long long>(remote));
+}
+
+// The kernel's first touch would put pages next to the CPU anyway; only a policy puts them elsewhere.
+TEST(ResidencyTest, PrivateMemoryFollowsTheNodeEvenAwayFromTheCpu) {
+  Machine machine = Machine::this_machine();
+  if (machine.nodes().size() < 2) GTEST_SKIP() << "one NUMA node";
+  WorkerPlace place;
+  place.cpus = {machine.allowed_cpus().front()};
+  place.memory_node = machine.nodes().back().os_index;
+  EXPECT_EQ(in_child([&] {
+              if (!bind_this_process(machine, place).ok()) return 1;
+              constexpr size_t kBytes = 1 << 20;
+              void* map = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+              if (map == MAP_FAILED) return 2;
+              std::memset(map, 1, kBytes);
+              PageResidency got = read_residency(0, map, kBytes);
+              return got.answer.ok() && got.present() > 0 && got.remote(place.memory_node) == 0 ? 0 : 3;
+            }),
+            0);
+}
+
+// Makes the kernel answer EPERM to these system calls, as a container's filter does. For a child.
+bool forbid(std::initializer_list<int> calls) {
+  std::vector<sock_filter> filter = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr))};
+  for (int call : calls) {
+    filter.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<unsigned>(call), 0, 1));
+    filter.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM));
+  }
+  filter.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
+  sock_fprog program = {static_cast<unsigned short>(filter.size()), filter.data()};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+TEST(ResidencyTest, RefusalsOfAContainerAreAnswersWithAReason) {
+  Machine machine = Machine::this_machine();
+  Placement plan = plan_placement(machine, {.workers = 1});
+  SharedMemory memory(page());
+  int status = in_child([&] {
+    if (!forbid({SYS_move_pages, SYS_mbind, SYS_set_mempolicy, SYS_sched_setaffinity})) return 77;
+    auto explains = [](const KernelAnswer& answer) {
+      return answer.error == EPERM && answer.refusal.find("SYS_NICE") != std::string::npos;
+    };
+    if (!explains(read_residency(0, memory.base(), page()).answer)) return 1;
+    if (!explains(bind_thread(0))) return 2;
+    if (!explains(bind_this_process(machine, plan.workers[0]))) return 3;
+    if (machine.nodes().size() > 1 && !explains(bind_range(machine, memory.base(), page(), 0))) return 4;
+    return 0;
+  });
+  if (status == 77) GTEST_SKIP() << "this kernel takes no seccomp filter";
+  EXPECT_EQ(status, 0);
 }
 
 TEST(ResidencyTest, InterleavedRangeIsSpreadOverTheNodes) {
