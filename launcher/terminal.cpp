@@ -91,27 +91,37 @@ void Terminal::write_queue() {
   }
 }
 
+// Puts the status below the last line, once all lines are written.
+void Terminal::draw_status() {
+  if (status_drawn_ || status_.empty() || closed_ || !queue_.empty()) return;
+  const size_t count = write_now(status_);
+  status_drawn_ = count > 0;
+  // Half of it would garble what follows.
+  if (status_drawn_) enqueue(std::string_view(status_).substr(count));
+}
+
 void Terminal::flush() {
   write_queue();
   if (queue_.empty() && dropped_lines_ > reported_drops_) {
-    enqueue(fmt::format("({} lines were dropped while nobody read)\n", dropped_lines_ - reported_drops_));
+    const uint64_t dropped = dropped_lines_ - reported_drops_;
     reported_drops_ = dropped_lines_;
-    write_queue();
+    line(fmt::format("({} lines were dropped while nobody read)", dropped));
   }
+  draw_status();
 }
 
 void Terminal::line(std::string_view text) {
-  flush();
+  write_queue();
   if (queue_.size() - written_ + text.size() > settings_.queue_bytes) {
     ++dropped_lines_;
     return;
   }
-  if (!status_.empty()) enqueue(erase_line);
+  if (status_drawn_) enqueue(erase_line);
+  status_drawn_ = false;
   enqueue(text);
   enqueue("\n");
-  // The status belongs below the last line.
-  enqueue(status_);
   write_queue();
+  draw_status();
 }
 
 // The text in one row: cut before it would wrap, as a wrapped row cannot be redrawn.
@@ -139,6 +149,7 @@ void Terminal::status(std::string_view text) {
     const size_t count = write_now(drawing);
     if (count == 0) return;
     status_ = row;
+    status_drawn_ = true;
     // Half an escape sequence would garble what follows.
     enqueue(std::string_view(drawing).substr(count));
     return;
@@ -152,14 +163,15 @@ void Terminal::status(std::string_view text) {
 }
 
 void Terminal::finish(std::chrono::milliseconds patience) {
-  if (!status_.empty()) enqueue(erase_line);
+  if (status_drawn_) enqueue(erase_line);
+  status_drawn_ = false;
   status_.clear();
   const Clock::time_point deadline = Clock::now() + patience;
   for (flush(); !closed_ && !queue_.empty(); flush()) {
     int milliseconds = -1;
     if (is_terminal_) {
-      milliseconds = static_cast<int>(
-          std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count());
+      milliseconds =
+          static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count());
       if (milliseconds <= 0) return;
     }
     wait_writable(fd_, milliseconds);

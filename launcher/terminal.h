@@ -55,6 +55,7 @@ class Terminal {
   void enqueue(std::string_view text);
   size_t write_now(std::string_view text);
   void write_queue();
+  void draw_status();
   std::string fit(std::string_view text) const;
 
   int fd_;
@@ -66,7 +67,8 @@ class Terminal {
 
   std::string queue_;  // bytes not yet written, from written_ on
   size_t written_ = 0;
-  std::string status_;  // on the screen now; empty: none
+  std::string status_;         // the latest, as it is drawn; empty: none
+  bool status_drawn_ = false;  // stands in the last row: what follows has to erase it
   std::chrono::steady_clock::time_point next_plain_status_{};
   uint64_t dropped_lines_ = 0;
   uint64_t reported_drops_ = 0;
