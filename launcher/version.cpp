@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "commit.h"  // written at build time by launcher/commit.cmake
+#include "commit.h"  // written at build time by launcher/commit.sh
 
 namespace annulus {
 
