@@ -1,0 +1,245 @@
+#include "launcher/options.h"
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+
+#include "launcher/nearest_name.h"
+
+namespace annulus {
+namespace {
+
+// Limits that no machine of today reaches; they keep products of two of them inside 64 bits.
+constexpr int most_workers = 4096;
+constexpr int64_t most_images = 1'000'000'000;
+constexpr int64_t most_steps = 1'000'000'000'000;
+
+// True for "0-3,8": numbers and ascending ranges between commas.
+bool is_cpu_list(std::string_view text) {
+  constexpr int most_cpus = 1 << 16;
+  const auto take_number = [&text](int& value) {
+    const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc{} || value < 0 || value >= most_cpus || text[0] == '-') return false;
+    text.remove_prefix(static_cast<size_t>(stop - text.data()));
+    return true;
+  };
+  while (true) {
+    int first = 0;
+    if (!take_number(first)) return false;
+    if (text.starts_with('-')) {
+      text.remove_prefix(1);
+      int last = 0;
+      if (!take_number(last) || last < first) return false;
+    }
+    if (text.empty()) return true;
+    if (text[0] != ',') return false;
+    text.remove_prefix(1);
+  }
+}
+
+void add_bind(OptionTable& table, std::string& target) {
+  static const std::vector<std::string> policies = {"core", "l3", "numa", "socket", "none"};
+  Option option;
+  option.name = "bind";
+  option.value_name = "core|l3|numa|socket|none|LIST";
+  option.help = "what a worker is bound to, or the CPUs to use, like 0-3,8";
+  option.read = [&target](const std::string& text, const std::string& where) {
+    if (std::find(policies.begin(), policies.end(), text) == policies.end() && !is_cpu_list(text)) {
+      const std::string near = nearest_name(text, policies);
+      throw UserError::format("{}: neither one of {} nor a list of CPUs like 0-3,8; {}", where,
+                              fmt::join(policies, ", "),
+                              near.empty() ? "give one" : "did you mean " + near + "?");
+    }
+    target = text;
+  };
+  option.write = [&target] { return target; };
+  table.add(std::move(option));
+}
+
+OptionTable train_table(TrainConfig& config, std::string& config_file) {
+  OptionTable table(
+      "annulus train",
+      "Trains a network with one pinned worker process per core. Every flag but --config is also a key "
+      "of the YAML file (without the dashes); the command line wins over the file.");
+  table.section("What is trained, on what");
+  table.choice("model", config.model, {"mlp", "simplecnn"}, "the network");
+  table.choice("dataset", config.dataset, {"fashion-mnist", "mnist", "cifar10", "cifar100", "synthetic"},
+               "the images");
+  table.text("data", "DIR", config.data,
+             "directory of the data files; left out: the data set's usual places");
+
+  table.section("On which cores");
+  table.whole_or_auto("workers", "N|auto", config.workers, most_workers,
+                      "worker processes; auto: one per usable physical core");
+  table.whole("threads-per-worker", "T", config.threads_per_worker, 1, most_workers, "cores of a worker");
+  add_bind(table, config.bind);
+  table.on_off("smt", config.smt, "use every hardware thread as a core of its own");
+
+  table.section("How long, in which portions");
+  table.whole("batch-size", "N", config.batch_size, 1, most_images, "images of one step, over all workers");
+  table.whole_or_auto(
+      "shards", "S|auto", config.shards, most_images,
+      "parts of the batch, in which gradients are summed; equal shards give equal bits on any number "
+      "of workers; auto: as many as workers");
+  Option& epochs =
+      table.whole("epochs", "E", config.epochs, 1, most_images, "passes over the training images");
+  // Either says how long the run is; the one given last (command line over file) counts.
+  epochs.read = [&config, read = epochs.read](const std::string& text, const std::string& where) {
+    read(text, where);
+    config.steps.reset();
+  };
+  epochs.write = [&config] {
+    return config.steps ? std::nullopt : std::optional(std::to_string(config.epochs));
+  };
+  table.whole("steps", "K", config.steps, 1, most_steps, "steps, in place of epochs");
+  table.exclude("epochs", "steps");
+  table.choice("last-batch", config.last_batch, {"drop", "keep"},
+               "what becomes of an epoch's last, smaller batch");
+
+  table.section("With which arithmetic");
+  table.choice("optimizer", config.optimizer, {"sgd", "momentum", "nesterov"},
+               "how gradients change the weights");
+  table.number("lr", "RATE", config.learning_rate, {.low = 0, .low_included = false}, "learning rate");
+  Option& momentum = table.number("momentum", "M", config.momentum, {.high = 1, .high_included = false},
+                                  "share of the last update that goes on; not with --optimizer sgd");
+  // Left out for sgd, so that a saved configuration and --optimizer momentum together mean the default.
+  momentum.write = [&config] {
+    return config.optimizer == "sgd" ? std::nullopt : std::optional(fmt::format("{}", config.momentum));
+  };
+  table.number("weight-decay", "W", config.weight_decay, {}, "pull of every weight towards zero");
+  table.choice("schedule", config.schedule, {"constant", "cosine"}, "the learning rate over the run");
+  table.on_off("augment", config.augment, "vary the training images at random");
+  table.whole("seed", "N", config.seed, "decides initial weights, order of the images and augmentation");
+
+  table.section("How gradients travel");
+  table.choice("algorithm", config.algorithm, {"direct", "ring"},
+               "direct: the same bits on any number of workers; ring: the same bits from run to run");
+  table.number("bucket-mb", "MB", config.bucket_mb, {.low = 0, .low_included = false, .high = 1e6},
+               "parameters whose gradients are handed over together");
+
+  table.section("Around the run");
+  table.config_file("config", config_file, "YAML file with any of these options");
+  Option& run_dir =
+      table.text("run-dir", "DIR", config.run_dir,
+                 "where the run's files go; left out: runs/<date>-<model> in the working directory");
+  run_dir.in_dump = false;
+  table.number("deadline", "SECONDS", config.deadline, {.low = 0, .low_included = false, .high = 1e6},
+               "how long a worker may show no sign of life");
+  table.bare_switch("quiet", config.quiet, "no progress lines, only the summary");
+  return table;
+}
+
+// sgd has no momentum. One that stems from the defaults, or from a file whose optimizer the command line
+// replaced, was not meant for it; one that stands beside --optimizer sgd stays, for check_combinations to
+// refuse.
+void settle_momentum(const OptionTable& table, TrainConfig& config) {
+  if (config.optimizer == "sgd" &&
+      table.level("momentum") < std::max(table.level("optimizer"), OptionLevel::file)) {
+    config.momentum = 0;
+  }
+}
+
+}  // namespace
+
+TrainConfig parse_train(int argc, const char* const* argv) {
+  TrainConfig config;
+  std::string config_file;
+  OptionTable table = train_table(config, config_file);
+  table.parse(argc, argv);
+  settle_momentum(table, config);
+  // The saved configuration must find the data from any working directory.
+  if (!config.data.empty()) config.data = std::filesystem::absolute(config.data).lexically_normal().string();
+  return config;
+}
+
+TopoOptions parse_topo(int argc, const char* const* argv) {
+  TopoOptions options;
+  std::string config_file;
+  const OptionTable train = train_table(options.config, config_file);
+  OptionTable table("annulus topo",
+                    "Draws the machine, the plan (worker -> cores, NUMA node, memory) and the "
+                    "segment's parts, without running anything.");
+  table.section("The machine");
+  table.text("synthetic", "TEXT", options.synthetic,
+             "plan for a machine that is not there, like \"pack:2 numa:2 l3:4 core:8 pu:2\"");
+  table.bare_switch("verify", options.verify,
+                    "start the workers and read back where their pages and CPUs are");
+  table.section("The plan");
+  table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
+  table.section("What decides the segment's size");
+  table.take(train, {"model", "dataset", "batch-size", "shards", "optimizer", "bucket-mb"});
+  table.parse(argc, argv);
+  settle_momentum(table, options.config);
+  return options;
+}
+
+BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
+  BenchTrainOptions options;
+  options.config.dataset = "synthetic";
+  options.config.steps = 100;
+  std::string config_file;
+  const OptionTable train = train_table(options.config, config_file);
+  OptionTable table("annulus bench train",
+                    "Measures training steps on synthetic data that is already in memory.");
+  table.section("What is measured");
+  table.take(train, {"model"});
+  table.choice("data-shape", options.data_shape, {"1x28x28", "3x32x32"},
+               "channels, height and width of an image");
+  table.whole("batch-per-worker", "B", options.batch_per_worker, 1, most_images / most_workers,
+              "images of one step per worker");
+  table.take(train, {"steps", "bucket-mb", "algorithm"});
+  table.section("On which cores");
+  table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
+  table.section("Output");
+  table.bare_switch("json", options.json, "one JSON object in place of text");
+  table.parse(argc, argv);
+  return options;
+}
+
+std::string to_yaml(const TrainConfig& config) {
+  TrainConfig copy = config;
+  std::string config_file;
+  return "# annulus train --config FILE repeats this run\n" + train_table(copy, config_file).to_yaml();
+}
+
+std::vector<std::string> check_combinations(const TrainConfig& config, int workers) {
+  std::vector<std::string> notes;
+  const int64_t shards = config.shards == 0 ? workers : config.shards;
+  if (shards < workers) {
+    throw UserError::format(
+        "--shards {}: fewer than the {} workers; give at least --shards {}, or --workers {}", shards, workers,
+        workers, shards);
+  }
+  if (config.batch_size < shards) {
+    throw UserError::format(
+        "--batch-size {}: smaller than the {} shards{}; give at least --batch-size {}, or {} {}",
+        config.batch_size, shards, config.shards == 0 ? " (one per worker)" : "", shards,
+        config.shards == 0 ? "--workers" : "--shards", config.batch_size);
+  }
+  if (config.optimizer == "sgd" && config.momentum != 0) {
+    throw UserError::format(
+        "--momentum {}: sgd has none; leave it out, or give --optimizer momentum or nesterov",
+        config.momentum);
+  }
+  if (shards % workers != 0) {
+    const int64_t most = (shards + workers - 1) / workers;
+    const double even = static_cast<double>(shards) / workers;
+    notes.push_back(
+        fmt::format("--shards {}: {} workers do not divide them evenly; the busiest computes {} of them, "
+                    "{:.1f} % more than an even share; a multiple of {} has no imbalance",
+                    shards, workers, most, (static_cast<double>(most) / even - 1) * 100, workers));
+  }
+  if (config.dataset == "synthetic" && !config.data.empty()) {
+    notes.push_back(fmt::format("--data {}: not used with --dataset synthetic", config.data));
+  }
+  return notes;
+}
+
+UserError unknown_command(std::string_view word, const std::vector<std::string>& commands) {
+  const std::string near = nearest_name(word, commands);
+  if (near.empty())
+    return UserError::format("{}: unknown command; there are {}", word, fmt::join(commands, ", "));
+  return UserError::format("{}: unknown command; did you mean {}?", word, near);
+}
+
+}  // namespace annulus

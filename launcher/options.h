@@ -1,0 +1,52 @@
+// The options of every command: which exist, what they mean, which of them go together. Each is described
+// once, in options.cpp, and that one description serves the flag, the key of the YAML file, the saved
+// configuration and the help text.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "launcher/option_table.h"
+#include "runtime/train_config.h"
+
+namespace annulus {
+
+// `annulus topo`: draws the machine and the plan of the run that these options describe.
+struct TopoOptions {
+  TrainConfig config;     // the placement, and what decides the segment's size
+  std::string synthetic;  // hwloc's description of a machine to plan for; empty: this one
+  bool verify = false;    // start the workers and read back where pages and CPUs really are
+};
+
+// `annulus bench train`: measures steps on synthetic data.
+struct BenchTrainOptions {
+  TrainConfig config;  // dataset is synthetic; batch_size is for the caller to set once the workers are known
+  int64_t batch_per_worker = 64;
+  std::string data_shape = "1x28x28";  // 1x28x28, 3x32x32
+  bool json = false;
+};
+
+// Reads the command line of `annulus train` and the YAML file it names with --config. argv[0] is the
+// command's own name and is skipped. Throws UserError (with flag or file, line and key; the value; the
+// remedy), or HelpRequest. Combinations are left to check_combinations, which needs the number of workers.
+TrainConfig parse_train(int argc, const char* const* argv);
+
+// The same for the other commands.
+TopoOptions parse_topo(int argc, const char* const* argv);
+BenchTrainOptions parse_bench_train(int argc, const char* const* argv);
+
+// The configuration as a YAML file that repeats the run when it is given with --config and nothing else.
+// Equal configurations give equal text. For a repetition bit by bit `workers` and `shards` must be the
+// numbers in force, not auto. The run directory is left out: it says where, not what.
+std::string to_yaml(const TrainConfig& config);
+
+// Refuses what cannot work together on `workers` workers (UserError), and returns notes on what can but
+// should be known, one sentence each.
+std::vector<std::string> check_combinations(const TrainConfig& config, int workers);
+
+// For a first word that is no command: names the nearest of `commands`, or lists them.
+UserError unknown_command(std::string_view word, const std::vector<std::string>& commands);
+
+}  // namespace annulus
