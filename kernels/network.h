@@ -1,13 +1,14 @@
 // Network: the layers of one worker, each with its oneDNN primitives and its place in the worker's arena.
 //
-// All primitives are made once, for `batch` images. A shard with fewer images fills the rest of the batch with
-// zero images whose loss gradient is zero, so one set of primitives serves every step and algorithms never
-// depend on the size of a step.
+// All primitives are made once, for `batch` images. A shard with fewer images fills the rest of the batch
+// with zero images whose loss gradient is zero, so one set of primitives serves every step and algorithms
+// never depend on the size of a step.
 //
-// Parameters and gradients live outside (in the segment), in the plan's master layouts. Their base pointers are
-// given to each call, because a step reads one generation and the next step the other.
+// Parameters and gradients live outside (in the segment), in the plan's master layouts. Their base pointers
+// are given to each call, because a step reads one generation and the next step the other.
 //
-// Not thread-safe; one worker owns one Network. Calls use the worker's threads through parallel_for and oneDNN.
+// Not thread-safe; one worker owns one Network. Calls use the worker's threads through parallel_for and
+// oneDNN.
 #pragma once
 
 #include <cstddef>

@@ -13,10 +13,11 @@
 namespace annulus {
 
 struct ParameterPlan {
-  std::string name;     // "conv1.weight"
-  TensorLayout layout;  // master layout, that of its fp32 diff_weights; gradient, moments and weights share it
-  int layer = 0;        // index into NetworkSpec::layers
-  int64_t fan_in = 0;   // inputs that one output sums over (a bias has its layer's)
+  std::string name;  // "conv1.weight"
+  TensorLayout
+      layout;          // master layout, that of its fp32 diff_weights; gradient, moments and weights share it
+  int layer = 0;       // index into NetworkSpec::layers
+  int64_t fan_in = 0;  // inputs that one output sums over (a bias has its layer's)
 };
 
 // One primitive of the step.
@@ -25,15 +26,15 @@ struct KernelPlan {
   std::string pass;            // "forward", "backward-data", "backward-weights"
   std::string implementation;  // oneDNN's name, "jit:avx512_core", or ours, "maxpool"
   std::string weights;         // layout in which this pass reads or writes the weights, empty without weights
-  bool view = false;           // the pass reads a reordered copy of the weights, made in scratch just before use
+  bool view = false;  // the pass reads a reordered copy of the weights, made in scratch just before use
 };
 
 struct NetworkPlan {
-  std::string network;              // NetworkSpec::name
-  int64_t batch = 0;                // images that every primitive is made for (the nominal shard)
-  int threads = 1;                  // threads per worker
-  std::string isa;                  // oneDNN's effective instruction set, "avx512_core"
-  std::string library;              // "oneDNN 2.6.3 OpenMP"
+  std::string network;                    // NetworkSpec::name
+  int64_t batch = 0;                      // images that every primitive is made for (the nominal shard)
+  int threads = 1;                        // threads per worker
+  std::string isa;                        // oneDNN's effective instruction set, "avx512_core"
+  std::string library;                    // "oneDNN 2.6.3 OpenMP"
   std::vector<ParameterPlan> parameters;  // in order of use by forward
   std::vector<KernelPlan> kernels;
   int64_t arena_bytes = 0;  // one worker's activations, their gradients, views and scratch, together

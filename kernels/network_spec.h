@@ -17,11 +17,11 @@ enum class LayerKind { kConvolution, kMaxPool, kLinear };
 
 struct LayerSpec {
   LayerKind kind;
-  std::string name;    // "conv1"; parameters are called "conv1.weight" and "conv1.bias"
-  int out = 0;         // output channels or features; unused by pooling
-  int kernel = 0;      // convolution: filter side; pooling: window side, which is also its stride
-  int padding = 0;     // convolution only
-  bool relu = false;   // ReLU right after the layer
+  std::string name;   // "conv1"; parameters are called "conv1.weight" and "conv1.bias"
+  int out = 0;        // output channels or features; unused by pooling
+  int kernel = 0;     // convolution: filter side; pooling: window side, which is also its stride
+  int padding = 0;    // convolution only
+  bool relu = false;  // ReLU right after the layer
 };
 
 struct NetworkSpec {
@@ -30,5 +30,9 @@ struct NetworkSpec {
   int classes = 0;
   std::vector<LayerSpec> layers;  // the last one yields `classes` logits
 };
+
+// Shape of what `layer` makes of `input`; a linear layer's is {out, 1, 1}. Throws UserError, naming the layer
+// and both shapes, where the input is too small.
+ImageShape output_shape(const LayerSpec& layer, const ImageShape& input);
 
 }  // namespace annulus

@@ -1,5 +1,7 @@
-// Update of parameters by stochastic gradient descent, as PyTorch's torch.optim.SGD defines it (no dampening):
-//   d = g + weight_decay * w;  m' = momentum * m + d;  d = nesterov ? d + momentum * m' : m';  w' = w - lr * d
+// Update of parameters by stochastic gradient descent, as PyTorch's torch.optim.SGD defines it (no
+// dampening):
+//   d = g + weight_decay * w;  m' = momentum * m + d;  d = nesterov ? d + momentum * m' : m';  w' = w - lr *
+//   d
 // (plain SGD: d unchanged, no moments).
 //
 // Reads one generation and writes every element of the other. Elementwise, so bits do not depend on how the
@@ -20,5 +22,9 @@ struct SgdStep {
 // n is a multiple of 64; all pointers 64-byte aligned; old and new do not overlap.
 void sgd_update(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,
                 const float* old_moments, float* new_weights, float* new_moments);
+
+// The same as a plain loop, with the same bits.
+void sgd_update_reference(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,
+                          const float* old_moments, float* new_weights, float* new_moments);
 
 }  // namespace annulus

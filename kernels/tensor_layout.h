@@ -1,8 +1,8 @@
-// TensorLayout: where the elements of a tensor lie in memory, without oneDNN's types, so that the launcher, the
-// segment and checkpoints can read parameters in any layout that oneDNN chose.
+// TensorLayout: where the elements of a tensor lie in memory, without oneDNN's types, so that the launcher,
+// the segment and checkpoints can read parameters in any layout that oneDNN chose.
 //
-// A blocked layout as oneDNN describes it (dnnl_blocking_desc_t): per dimension a stride in elements, counted in
-// whole blocks, and a list of inner blocks, outermost first. OIhw16i16o has inner_blocks {16, 16} and
+// A blocked layout as oneDNN describes it (dnnl_blocking_desc_t): per dimension a stride in elements, counted
+// in whole blocks, and a list of inner blocks, outermost first. OIhw16i16o has inner_blocks {16, 16} and
 // inner_dims {1, 0}.
 #pragma once
 

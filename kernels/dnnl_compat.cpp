@@ -1,0 +1,226 @@
+#include "kernels/dnnl_compat.h"
+
+#include <dnnl_config.h>
+#include <dnnl_version.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace annulus::onednn {
+namespace {
+
+dnnl::primitive_attr make_attr(bool relu = false) {
+  dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  if (relu) {
+    dnnl::post_ops ops;
+#if DNNL_VERSION_MAJOR >= 3
+    ops.append_eltwise(dnnl::algorithm::eltwise_relu, 0.0F, 0.0F);
+#else
+    ops.append_eltwise(1.0F, dnnl::algorithm::eltwise_relu, 0.0F, 0.0F);
+#endif
+    attr.set_post_ops(ops);
+  }
+  return attr;
+}
+
+constexpr auto kTraining = dnnl::prop_kind::forward_training;
+constexpr auto kDirect = dnnl::algorithm::convolution_direct;
+constexpr bool kAllowEmpty = true;
+
+// oneDNN 3.x describes a primitive in the constructor of its descriptor, 2.x in a separate `desc` that
+// already throws on combinations it does not know.
+#if DNNL_VERSION_MAJOR >= 3
+template <typename Primitive, typename... Args>
+typename Primitive::primitive_desc make_forward(const dnnl::engine& engine, bool relu, const Args&... args) {
+  return typename Primitive::primitive_desc(engine, args..., make_attr(relu), kAllowEmpty);
+}
+template <typename Primitive, typename Hint, typename... Args>
+typename Primitive::primitive_desc make_backward(const dnnl::engine& engine, const Hint& hint,
+                                                 const Args&... args) {
+  return typename Primitive::primitive_desc(engine, args..., hint, make_attr(), kAllowEmpty);
+}
+#else
+template <typename Primitive, typename... Args>
+typename Primitive::primitive_desc make_forward(const dnnl::engine& engine, bool relu, const Args&... args) {
+  return typename Primitive::primitive_desc(typename Primitive::desc(args...), make_attr(relu), engine,
+                                            kAllowEmpty);
+}
+template <typename Primitive, typename Hint, typename... Args>
+typename Primitive::primitive_desc make_backward(const dnnl::engine& engine, const Hint& hint,
+                                                 const Args&... args) {
+  return typename Primitive::primitive_desc(typename Primitive::desc(args...), make_attr(), engine, hint,
+                                            kAllowEmpty);
+}
+#endif
+
+const Dims kUnitStrides{1, 1};
+
+Dims both_sides(int padding) { return {padding, padding}; }
+
+}  // namespace
+
+dnnl::convolution_forward::primitive_desc convolution_forward(const dnnl::engine& engine, const Desc& src,
+                                                              const Desc& weights, const Desc& bias,
+                                                              const Desc& dst, int padding, bool relu) {
+  return make_forward<dnnl::convolution_forward>(engine, relu, kTraining, kDirect, src, weights, bias, dst,
+                                                 kUnitStrides, both_sides(padding), both_sides(padding));
+}
+
+dnnl::convolution_backward_weights::primitive_desc convolution_backward_weights(
+    const dnnl::engine& engine, const Desc& src, const Desc& weights, const Desc& bias, const Desc& dst,
+    int padding, const dnnl::convolution_forward::primitive_desc& hint) {
+  return make_backward<dnnl::convolution_backward_weights>(
+      engine, hint, kDirect, src, weights, bias, dst, kUnitStrides, both_sides(padding), both_sides(padding));
+}
+
+dnnl::convolution_backward_data::primitive_desc convolution_backward_data(
+    const dnnl::engine& engine, const Desc& src, const Desc& weights, const Desc& dst, int padding,
+    const dnnl::convolution_forward::primitive_desc& hint) {
+  return make_backward<dnnl::convolution_backward_data>(
+      engine, hint, kDirect, src, weights, dst, kUnitStrides, both_sides(padding), both_sides(padding));
+}
+
+dnnl::inner_product_forward::primitive_desc linear_forward(const dnnl::engine& engine, const Desc& src,
+                                                           const Desc& weights, const Desc& bias,
+                                                           const Desc& dst, bool relu) {
+  return make_forward<dnnl::inner_product_forward>(engine, relu, kTraining, src, weights, bias, dst);
+}
+
+dnnl::inner_product_backward_weights::primitive_desc linear_backward_weights(
+    const dnnl::engine& engine, const Desc& src, const Desc& weights, const Desc& bias, const Desc& dst,
+    const dnnl::inner_product_forward::primitive_desc& hint) {
+  return make_backward<dnnl::inner_product_backward_weights>(engine, hint, src, weights, bias, dst);
+}
+
+dnnl::inner_product_backward_data::primitive_desc linear_backward_data(
+    const dnnl::engine& engine, const Desc& src, const Desc& weights, const Desc& dst,
+    const dnnl::inner_product_forward::primitive_desc& hint) {
+  return make_backward<dnnl::inner_product_backward_data>(engine, hint, src, weights, dst);
+}
+
+dnnl::reorder::primitive_desc reorder(const dnnl::engine& engine, const Desc& from, const Desc& to) {
+  return dnnl::reorder::primitive_desc(engine, from, engine, to, make_attr());
+}
+
+TensorLayout layout_of(const Desc& desc) {
+#if DNNL_VERSION_MAJOR >= 3
+  if (desc.get_format_kind() != dnnl::memory::format_kind::blocked) {
+    throw std::runtime_error("oneDNN chose a layout that is not a blocked one");
+  }
+  const Dims dims = desc.get_dims(), padded = desc.get_padded_dims(), strides = desc.get_strides();
+  const Dims blocks = desc.get_inner_blks(), idxs = desc.get_inner_idxs();
+  const int dims_count = desc.get_ndims(), inner_count = desc.get_inner_nblks();
+#else
+  if (desc.data.format_kind != dnnl_blocked) {
+    throw std::runtime_error("oneDNN chose a layout that is not a blocked one");
+  }
+  const auto& blocking = desc.data.format_desc.blocking;
+  const auto* dims = desc.data.dims;
+  const auto* padded = desc.data.padded_dims;
+  const auto* strides = blocking.strides;
+  const auto* blocks = blocking.inner_blks;
+  const auto* idxs = blocking.inner_idxs;
+  const int dims_count = desc.data.ndims, inner_count = blocking.inner_nblks;
+#endif
+  if (dims_count > TensorLayout::kMaxDims || inner_count > TensorLayout::kMaxDims) {
+    throw std::runtime_error(
+        fmt::format("oneDNN chose a layout with {} dimensions and {} inner blocks, more than {}", dims_count,
+                    inner_count, TensorLayout::kMaxDims));
+  }
+  TensorLayout layout;
+  layout.dims_count = dims_count;
+  layout.inner_count = inner_count;
+  for (int d = 0; d < dims_count; ++d) {
+    layout.dims[d] = dims[d];
+    layout.padded_dims[d] = padded[d];
+    layout.strides[d] = strides[d];
+  }
+  for (int k = 0; k < inner_count; ++k) {
+    layout.inner_blocks[k] = blocks[k];
+    layout.inner_dims[k] = static_cast<int>(idxs[k]);
+  }
+  return layout;
+}
+
+std::string implementation_name(const dnnl::primitive_desc& desc) { return desc.impl_info_str(); }
+
+std::string library_name() {
+#if DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_OMP
+  const char* threading = "OpenMP";
+#elif DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_TBB
+  const char* threading = "oneTBB";
+#else
+  const char* threading = "sequential";
+#endif
+  const dnnl_version_t* version = dnnl_version();
+  return fmt::format("oneDNN {}.{}.{} {}", version->major, version->minor, version->patch, threading);
+}
+
+std::string effective_isa() {
+  using Isa = dnnl::cpu_isa;
+  switch (dnnl::get_effective_cpu_isa()) {
+    case Isa::sse41:
+      return "sse41";
+    case Isa::avx:
+      return "avx";
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx2_vnni:
+      return "avx2_vnni";
+    case Isa::avx512_core:
+      return "avx512_core";
+    case Isa::avx512_core_vnni:
+      return "avx512_core_vnni";
+    case Isa::avx512_core_bf16:
+      return "avx512_core_bf16";
+    case Isa::avx512_core_amx:
+      return "avx512_core_amx";
+#if DNNL_VERSION_MAJOR >= 3
+    case Isa::avx2_vnni_2:
+      return "avx2_vnni_2";
+    case Isa::avx512_core_fp16:
+      return "avx512_core_fp16";
+    case Isa::avx512_core_amx_fp16:
+      return "avx512_core_amx_fp16";
+#endif
+    default:
+      return fmt::format("isa_{:#x}", static_cast<unsigned>(dnnl::get_effective_cpu_isa()));
+  }
+}
+
+bool has_fast_kernels() {
+#if defined(__x86_64__)
+  const auto isa = dnnl::get_effective_cpu_isa();
+  return isa != dnnl::cpu_isa::sse41 && isa != dnnl::cpu_isa::avx;
+#else
+  return false;
+#endif
+}
+
+dnnl::memory make_memory(const Desc& desc, const dnnl::engine& engine) {
+  return dnnl::memory(desc, engine, DNNL_MEMORY_NONE);
+}
+
+dnnl::memory make_read_only_memory(const Desc& desc, const dnnl::engine& engine) {
+#if DNNL_VERSION_MAJOR >= 3
+  return make_memory(desc, engine);
+#else
+  // Kernels take layouts from their own descriptors and only the address from the memory object.
+  return make_memory(make_desc({layout_of(desc).padded_elements()}, Tag::a), engine);
+#endif
+}
+
+void BoundPrimitive::set(int arg, const dnnl::memory& memory) {
+  memories_.push_back(memory);
+  arguments_.push_back({arg, memory.get()});
+}
+
+void BoundPrimitive::run(const dnnl::stream& stream) const {
+  dnnl::error::wrap_c_api(dnnl_primitive_execute(primitive_.get(), stream.get(),
+                                                 static_cast<int>(arguments_.size()), arguments_.data()),
+                          "a oneDNN primitive failed");
+}
+
+}  // namespace annulus::onednn

@@ -1,0 +1,50 @@
+#include "kernels/linear_layer.h"
+
+#include <fmt/format.h>
+
+#include <stdexcept>
+
+#include "kernels/dnnl_compat.h"
+#include "kernels/weighted_layer.h"
+
+namespace annulus {
+
+std::unique_ptr<Layer> make_linear_layer(const LayerContext& context, const LayerSpec& spec,
+                                         const dnnl::memory::desc& given_src, bool first,
+                                         bool mask_gradient) {
+  const TensorLayout input = onednn::layout_of(given_src);
+  const int64_t batch = input.dims[0], inputs = input.elements() / batch;
+  const onednn::Desc src = input.is_plain() ? onednn::make_desc({batch, inputs}, onednn::Tag::ab) : given_src;
+  onednn::Dims weight_dims{spec.out, inputs};
+  if (!input.is_plain()) {
+    weight_dims.assign(input.dims.begin(), input.dims.begin() + input.dims_count);
+    weight_dims[0] = spec.out;
+  }
+  const onednn::Desc bias = onednn::make_desc({spec.out}, onednn::Tag::a);
+  const onednn::Desc dst = onednn::make_desc({batch, spec.out}, onednn::Tag::ab);
+
+  const auto free =
+      onednn::linear_forward(context.engine, src, onednn::any_desc(weight_dims), bias, dst, spec.relu);
+  if (!free) throw std::runtime_error(fmt::format("layer {}: oneDNN has no kernel for forward", spec.name));
+
+  const dnnl::engine engine = context.engine;
+  WeightedLayerPlan plan;
+  plan.weight_dims = weight_dims;
+  plan.fan_in = inputs;
+  plan.src = src;
+  plan.dst = dst;
+  plan.forward = [=](const onednn::Desc& weights) -> dnnl::primitive_desc {
+    return onednn::linear_forward(engine, src, weights, bias, dst, spec.relu);
+  };
+  plan.backward_weights = [=](const onednn::Desc& weights) -> dnnl::primitive_desc {
+    return onednn::linear_backward_weights(engine, src, weights, bias, dst, free);
+  };
+  if (!first) {
+    plan.backward_data = [=](const onednn::Desc& weights) -> dnnl::primitive_desc {
+      return onednn::linear_backward_data(engine, src, weights, dst, free);
+    };
+  }
+  return std::make_unique<WeightedLayer>(context, spec, plan, mask_gradient);
+}
+
+}  // namespace annulus

@@ -1,0 +1,77 @@
+// WeightedLayer: what convolutions and linear layers have in common: three primitives (forward,
+// backward-weights, backward-data), weights in one master layout, a bias, and a ReLU fused into forward.
+//
+// The master layout is the one that backward-weights picks, since it writes there. The other passes are tried
+// with it; a pass whose kernel gets worse by that keeps the layout of its own choice and reads a view: a copy
+// of the weights, reordered into scratch right before the pass.
+#pragma once
+
+#include <functional>
+#include <optional>
+
+#include "kernels/dnnl_compat.h"
+#include "kernels/layer.h"
+#include "kernels/network_spec.h"
+
+namespace annulus {
+
+// Makes the primitive of one pass for a layout of the weights, or an empty one where there is no kernel. All
+// other layouts of the pass are fixed.
+using PassMaker = std::function<dnnl::primitive_desc(const onednn::Desc& weights)>;
+
+struct WeightedLayerPlan {
+  onednn::Dims weight_dims;
+  int64_t fan_in = 0;
+  onednn::Desc src, dst;
+  PassMaker forward, backward_weights;
+  PassMaker backward_data;  // empty for the first layer of a network
+};
+
+class WeightedLayer final : public Layer {
+ public:
+  // `mask_gradient`: the layer has a ReLU and nobody behind it masks the gradient by it. Throws
+  // std::runtime_error where oneDNN has no kernel, or only a reference one on a machine with fast ones.
+  WeightedLayer(const LayerContext& context, const LayerSpec& spec, const WeightedLayerPlan& plan,
+                bool mask_gradient);
+
+  const dnnl::memory::desc& dst_desc() const override { return dst_desc_; }
+  LayerNeeds needs() const override;
+  void describe(int index, NetworkPlan& plan) const override;
+  void bind(const LayerBuffers& buffers) override;
+  void set_parameter_offsets(std::span<const int64_t> offsets) override;
+  void forward(const float* weights) override;
+  void backward(const float* weights, float* gradients) override;
+
+ private:
+  // One pass: its primitive, and the reorder before it where it reads a view.
+  struct Pass {
+    dnnl::primitive_desc desc;
+    onednn::Desc weights_desc;
+    std::optional<dnnl::primitive_desc_base> view_desc;
+    onednn::BoundPrimitive primitive;
+    onednn::BoundPrimitive view;
+
+    int64_t view_bytes() const;  // whole cache lines
+    int64_t scratch_bytes() const;
+  };
+
+  Pass choose(const char* name, const PassMaker& make) const;
+  Pass checked(const char* name, dnnl::primitive_desc desc, const onednn::Desc& weights) const;
+  void bind_scratch(Pass& pass, void* scratch) const;
+  KernelPlan kernel_of(const char* name, const Pass& pass) const;
+
+  LayerContext context_;
+  std::string name_;
+  int64_t outputs_, fan_in_;
+  bool mask_gradient_;
+  onednn::Desc src_desc_, dst_desc_, master_desc_, bias_desc_;
+  Pass backward_weights_, forward_;
+  std::optional<Pass> backward_data_;
+
+  dnnl::memory weights_, bias_, diff_weights_, diff_bias_;
+  int64_t weights_offset_ = 0, bias_offset_ = 0;
+  LayerBuffers buffers_;
+  int64_t dst_lines_ = 0;  // cache lines of 16 floats that dst occupies
+};
+
+}  // namespace annulus
