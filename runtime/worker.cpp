@@ -12,10 +12,11 @@
 
 namespace annulus {
 
-Worker::Worker(const RunPlan& run, const Segment& segment, int rank)
+Worker::Worker(const RunPlan& run, const Segment& segment, int rank, std::function<void()> notify)
     : run_(run),
       segment_(segment),
       rank_(rank),
+      notify_(std::move(notify)),
       header_(segment.header()),
       part_(segment.rank(rank)),
       versions_(segment.versions()),
@@ -28,10 +29,10 @@ Worker::Worker(const RunPlan& run, const Segment& segment, int rank)
 
 void Worker::run() {
   prepare();
-  part_.state.store(RankState::kReady, std::memory_order_release);
+  enter(RankState::kReady);
   const auto launcher = WaitFor{Await::kLauncher, 0, 0, 0};
   waiter_.wait(launcher, [&] { return header_.data_ready.load(std::memory_order_acquire) != 0; });
-  part_.state.store(RankState::kTraining, std::memory_order_release);
+  enter(RankState::kTraining);
 
   for (uint32_t k = 1; k <= header_.last_step.load(std::memory_order_acquire); ++k) {
     if (!step(k)) break;
@@ -40,8 +41,13 @@ void Worker::run() {
     if ((images.ends_epoch || last) && run_.dataset.test_count > 0) evaluate(images.epoch + 1, k);
   }
 
-  part_.state.store(RankState::kFinished, std::memory_order_release);
+  enter(RankState::kFinished);
   waiter_.wait(launcher, [&] { return header_.dismissed.load(std::memory_order_acquire) != 0; });
+}
+
+void Worker::enter(RankState state) {
+  part_.state.store(state, std::memory_order_release);
+  notify_();
 }
 
 void Worker::prepare() {

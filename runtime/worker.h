@@ -4,6 +4,7 @@
 // any time.
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "kernels/network.h"
@@ -18,7 +19,8 @@ namespace annulus {
 class Worker {
  public:
   // `run` and `segment` outlive the worker. Runs in the worker's own process, after it has been bound.
-  Worker(const RunPlan& run, const Segment& segment, int rank);
+  // `notify` tells the launcher that this rank's RankState has changed.
+  Worker(const RunPlan& run, const Segment& segment, int rank, std::function<void()> notify);
 
   // Prepares (kernels, memory, initial weights of the own slices), trains until the last step, and returns
   // when the launcher has dismissed the rank. Throws StepAborted, StepError, UserError.
@@ -26,6 +28,7 @@ class Worker {
 
  private:
   void prepare();
+  void enter(RankState state);
   void write_initial_state();
   bool step(uint32_t step);  // false: the run had ended with the step before
   void forward(uint32_t step, const float* weights, bool wait_for_updates);
@@ -39,6 +42,7 @@ class Worker {
   const RunPlan& run_;
   const Segment& segment_;
   const int rank_;
+  const std::function<void()> notify_;
   SegmentHeader& header_;
   RankPart& part_;
   Versions versions_;

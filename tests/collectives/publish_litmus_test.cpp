@@ -40,6 +40,17 @@ void spin_until(Ready ready) {
   }
 }
 
+// The two threads must run on two CPUs at the same time.
+void pin_to_allowed_cpu(int index) {
+  cpu_set_t allowed, one;
+  CPU_ZERO(&one);
+  sched_getaffinity(0, sizeof allowed, &allowed);
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &allowed) && index-- == 0) CPU_SET(cpu, &one);
+  }
+  if (CPU_COUNT(&one) == 1) sched_setaffinity(0, sizeof one, &one);
+}
+
 // Rounds in which the reader saw a stale payload behind a taken descriptor.
 template <typename Send>
 int stale_rounds(Send send) {
@@ -48,6 +59,7 @@ int stale_rounds(Send send) {
   ring.reset();
   std::atomic<int> taken{0};
   std::thread writer([&] {
+    pin_to_allowed_cpu(0);
     SpscRing::Sender sender = ring.sender();
     for (int round = 1; round <= kRounds; ++round) {
       // Partly filled lines linger in the write-combining buffers, which is what a kernel's last stores do.
@@ -58,18 +70,22 @@ int stale_rounds(Send send) {
     }
   });
   int stale = 0;
-  SpscRing::Receiver receiver = ring.receiver();
-  for (int round = 1; round <= kRounds; ++round) {
-    spin_until([&] { return receiver.peek() != nullptr; });
-    bool whole = true;
-    for (int line = kLines - 1; line >= 0; --line) {
-      whole &= *static_cast<volatile int*>(&shared->payload[line * 16]) == round;
+  std::thread reader([&] {
+    pin_to_allowed_cpu(1);
+    SpscRing::Receiver receiver = ring.receiver();
+    for (int round = 1; round <= kRounds; ++round) {
+      spin_until([&] { return receiver.peek() != nullptr; });
+      bool whole = true;
+      for (int line = kLines - 1; line >= 0; --line) {
+        whole &= *static_cast<volatile int*>(&shared->payload[line * 16]) == round;
+      }
+      stale += !whole;
+      receiver.take();
+      taken.store(round, std::memory_order_release);
     }
-    stale += !whole;
-    receiver.take();
-    taken.store(round, std::memory_order_release);
-  }
+  });
   writer.join();
+  reader.join();
   return stale;
 }
 

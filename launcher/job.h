@@ -1,0 +1,36 @@
+// Job: from a configuration to a plan that can be run. Everything that can be wrong is found here, before any
+// worker is started.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "launcher/machine.h"
+#include "launcher/placement.h"
+#include "launcher/version.h"
+#include "runtime/run_plan.h"
+
+namespace annulus {
+
+struct Job {
+  RunPlan run;
+  Placement placement;
+  SegmentPlan segment;
+  std::vector<std::string> notes;     // decisions that the user should know
+  std::vector<std::string> warnings;  // what will cost speed
+
+  // Bytes that one worker takes beside the segment: arena, oneDNN's code, libraries' private pages.
+  int64_t worker_bytes() const;
+  int64_t total_bytes() const;  // segment and all workers
+};
+
+// Plans a run of `config` on `machine` with the data set `dataset`; asks a planner process for the network's
+// kernels. Throws UserError for whatever cannot work, not enough memory included (`check_memory` off: for
+// machines that are only imagined).
+Job plan_job(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset,
+             bool check_memory);
+
+// What oneDNN says of itself, asked in a helper process, because the launcher must never start OpenMP.
+OneDnnVersion ask_onednn_version();
+
+}  // namespace annulus

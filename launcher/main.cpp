@@ -1,0 +1,76 @@
+// annulus: the command line.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "bench/bench_train.h"
+#include "collectives/wait.h"
+#include "launcher/child_process.h"
+#include "launcher/job.h"
+#include "launcher/options.h"
+#include "launcher/topo_command.h"
+#include "launcher/train_command.h"
+#include "launcher/version.h"
+
+namespace annulus {
+namespace {
+
+constexpr const char* kUsage =
+    "annulus trains neural networks on one many-core box.\n"
+    "\n"
+    "  annulus train [flags]        trains; without flags SimpleCNN on Fashion-MNIST, one worker per core\n"
+    "  annulus topo [flags]         draws the machine and the plan, runs nothing\n"
+    "  annulus bench train [flags]  measures steps on synthetic data\n"
+    "  annulus --version            version, compiler, oneDNN, instruction sets\n"
+    "\n"
+    "Each command explains its flags with --help.\n";
+
+// The command line, without changing argv: set_process_name writes there.
+int run(const std::vector<std::string>& words, int64_t began_ns) {
+  std::vector<const char*> argv;
+  for (const std::string& word : words) argv.push_back(word.c_str());
+  const int argc = static_cast<int>(argv.size());
+  const std::string command = argc > 1 ? words[1] : "--help";
+  if (command == "train") return train_command(parse_train(argc - 1, argv.data() + 1), began_ns);
+  if (command == "topo") return topo_command(parse_topo(argc - 1, argv.data() + 1), began_ns);
+  if (command == "bench") {
+    const std::string what = argc > 2 ? words[2] : "";
+    if (what == "train") return bench_train(parse_bench_train(argc - 2, argv.data() + 2), began_ns);
+    throw unknown_command("bench " + what, {"bench train"});
+  }
+  if (command == "--version" || command == "version") {
+    fmt::print("{}\n", version_text(ask_onednn_version()));
+    return 0;
+  }
+  if (command == "--help" || command == "-h" || command == "help") {
+    fmt::print("{}", kUsage);
+    return 0;
+  }
+  throw unknown_command(command, {"train", "topo", "bench", "test", "--version", "--help"});
+}
+
+}  // namespace
+}  // namespace annulus
+
+int main(int argc, char** argv) {
+  using namespace annulus;
+  const int64_t began_ns = now_ns();
+  const std::vector<std::string> words(argv, argv + argc);
+  remember_arguments(argc, argv);
+  try {
+    return run(words, began_ns);
+  } catch (const HelpRequest& help) {
+    fmt::print("{}", help.what());
+    return 0;
+  } catch (const UserError& error) {
+    std::fflush(stdout);
+    std::fprintf(stderr, "annulus: %s\n", error.what());
+    return 2;
+  } catch (const std::exception& error) {
+    std::fflush(stdout);
+    std::fprintf(stderr, "annulus: %s\n", error.what());
+    return 1;
+  }
+}

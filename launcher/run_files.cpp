@@ -1,0 +1,151 @@
+#include "launcher/run_files.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "launcher/options.h"
+#include "telemetry/error.h"
+#include "telemetry/step_aggregator.h"
+
+namespace annulus {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kPollMs = 200;
+
+std::string dated_name(const std::string& model) {
+  const std::time_t now = std::time(nullptr);
+  char text[32];
+  std::tm local{};
+  std::strftime(text, sizeof text, "%Y%m%d-%H%M%S", localtime_r(&now, &local));
+  return fmt::format("runs/{}-{}", text, model);
+}
+
+void write_file(const fs::path& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text << std::flush;
+  if (!file)
+    throw std::runtime_error(fmt::format("cannot write {}: {}", path.string(), std::strerror(errno)));
+}
+
+// JSON has no NaN.
+nlohmann::json number_or_null(double value) {
+  return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(nullptr);
+}
+
+std::string to_line(const StepSummary& step, int64_t steps_per_epoch) {
+  const auto ms = [](double ns) { return std::round(ns * 1e-3) * 1e-3; };
+  return nlohmann::ordered_json{{"step", step.step},
+                                {"epoch", (step.step - 1) / steps_per_epoch + 1},
+                                {"loss", number_or_null(step.loss)},
+                                {"images", step.images},
+                                {"step_ms", ms(step.compute_ns + step.comm_ns + step.sync_ns)},
+                                {"compute_ms", ms(step.compute_ns)},
+                                {"comm_ms", ms(step.comm_ns)},
+                                {"sync_ms", ms(step.sync_ns)},
+                                {"hidden_ms", ms(step.hidden_ns)},
+                                {"slowest_rank", step.slowest_rank}}
+             .dump() +
+         "\n";
+}
+
+std::string to_line(const EvalSummary& evaluation) {
+  return nlohmann::ordered_json{{"epoch", evaluation.epoch},
+                                {"step", evaluation.step},
+                                {"test_loss", number_or_null(evaluation.loss)},
+                                {"test_accuracy", evaluation.accuracy},
+                                {"test_images", evaluation.images}}
+             .dump() +
+         "\n";
+}
+
+// The scribe's whole life. `input` ends when the launcher closes it or dies.
+int write_run_files(const fs::path& directory, const Job& job, const Segment& segment, int input) {
+  write_file(directory / "config.yaml", to_yaml(job.run.config));
+  write_file(directory / "plan.json", nlohmann::json(job.run.network).dump(1) + "\n");
+  std::ofstream metrics(directory / "metrics.jsonl", std::ios::binary);
+  StepAggregator aggregator(
+      segment.ranks(), [&](int rank) -> const StepRing& { return segment.rank(rank).steps; },
+      [&](int rank) -> const EvalRing& { return segment.rank(rank).evaluations; });
+  const auto drain = [&] {
+    aggregator.poll(
+        [&](const StepSummary& step) { metrics << to_line(step, job.run.schedule.steps_per_epoch()); },
+        [&](const EvalSummary& evaluation) { metrics << to_line(evaluation); });
+    metrics.flush();
+  };
+  std::string summary;
+  for (;;) {
+    pollfd watch{input, POLLIN, 0};
+    const int ready = poll(&watch, 1, kPollMs);
+    drain();
+    if (ready <= 0) continue;
+    char buffer[4096];
+    const ssize_t got = read(input, buffer, sizeof buffer);
+    if (got <= 0) break;
+    summary.append(buffer, got);
+  }
+  drain();
+  if (!summary.empty()) write_file(directory / "summary.json", summary);
+  if (!metrics) throw std::runtime_error("cannot write metrics.jsonl: is the disk full?");
+  return 0;
+}
+
+}  // namespace
+
+RunDirectory::RunDirectory(const std::string& wanted, const std::string& model) {
+  path_ = wanted.empty() ? dated_name(model) : wanted;
+  for (int i = 2; wanted.empty() && fs::exists(path_); ++i)
+    path_ = fmt::format("{}-{}", dated_name(model), i);
+  std::error_code error;
+  if (fs::exists(fs::path(path_) / "config.yaml", error)) {
+    throw UserError::format("--run-dir {}: holds a run already; choose another directory, or remove this one",
+                            path_);
+  }
+  fs::create_directories(path_, error);
+  if (!error && access(path_.c_str(), W_OK | X_OK) != 0) error = {errno, std::generic_category()};
+  if (error) {
+    throw UserError::format("--run-dir {}: cannot be written: {}; give a directory that you may write to",
+                            path_, error.message());
+  }
+}
+
+void RunDirectory::remove_if_empty() const {
+  std::error_code ignored;
+  fs::remove(path_, ignored);
+}
+
+Scribe::Scribe(const RunDirectory& directory, const Job& job, const Segment& segment) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0)
+    throw UserError::format("cannot start the scribe: {}", std::strerror(errno));
+  to_scribe_ = ends[1];
+  process_ = spawn("annulus:scribe", [&](int) {
+    close(ends[1]);
+    return write_run_files(directory.path(), job, segment, ends[0]);
+  });
+  close(ends[0]);
+}
+
+Scribe::~Scribe() {
+  if (process_.pid > 0) close("");
+}
+
+std::string Scribe::close(const std::string& summary) {
+  write_all(to_scribe_, summary);
+  ::close(to_scribe_);
+  const ChildEnd end = finish(process_);
+  if (end.code == 0) return "";
+  return end.signal != 0 ? fmt::format("the scribe was killed by signal {}", end.signal) : end.output;
+}
+
+}  // namespace annulus

@@ -1,0 +1,54 @@
+// Run files: what a run leaves in its directory. They are written by a process of their own, the scribe, so
+// that a slow disk never stops the launcher.
+//
+//   config.yaml     the resolved configuration; running with it alone repeats the run bit by bit
+//   plan.json       the kernels and layouts that the planner chose
+//   metrics.jsonl   one object a line: {"step", "epoch", "loss", "images", "step_ms", "compute_ms",
+//   "comm_ms",
+//                   "sync_ms", "hidden_ms", "slowest_rank"} per step, {"epoch", "step", "test_loss",
+//                   "test_accuracy", "test_images"} per evaluation
+//   summary.json    how the run ended
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "launcher/child_process.h"
+#include "launcher/job.h"
+#include "runtime/segment.h"
+
+namespace annulus {
+
+// The directory of one run.
+class RunDirectory {
+ public:
+  // `wanted`: the directory that the user asked for, or empty for runs/<date>-<model>. Throws UserError when
+  // it cannot be made or written, or when it holds a run already. Makes it, with missing parents.
+  RunDirectory(const std::string& wanted, const std::string& model);
+
+  const std::string& path() const { return path_; }
+
+  // Takes an empty directory away again, when nothing was started after all.
+  void remove_if_empty() const;
+
+ private:
+  std::string path_;
+};
+
+class Scribe {
+ public:
+  // Forks the scribe; it follows the step records in `segment` until close().
+  Scribe(const RunDirectory& directory, const Job& job, const Segment& segment);
+  ~Scribe();
+  Scribe(const Scribe&) = delete;
+  Scribe& operator=(const Scribe&) = delete;
+
+  // Hands over summary.json's text and waits until all is written. Returns what went wrong, or nothing.
+  std::string close(const std::string& summary);
+
+ private:
+  int to_scribe_ = -1;
+  ChildProcess process_;
+};
+
+}  // namespace annulus

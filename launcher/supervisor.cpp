@@ -1,0 +1,429 @@
+#include "launcher/supervisor.h"
+
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "launcher/placement_report.h"
+#include "launcher/residency.h"
+#include "runtime/checksum.h"
+#include "runtime/worker.h"
+#include "telemetry/check.h"
+
+namespace annulus {
+namespace {
+
+constexpr int64_t kTickNs = 100'000'000;
+constexpr int64_t kUnwindNs =
+    400'000'000;  // that ranks have to leave after the abort word, before they are killed
+
+// File descriptor that closes itself.
+class Fd {
+ public:
+  explicit Fd(int fd) : fd_(fd) { CHECK(fd >= 0, "{}", std::strerror(errno)); }
+  ~Fd() { close(fd_); }
+  Fd(const Fd&) = delete;
+  Fd& operator=(const Fd&) = delete;
+  operator int() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+sigset_t watched_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGTSTP}) sigaddset(&set, signal);
+  return set;
+}
+
+// Blocks the watched signals as long as it lives.
+class SignalBlock {
+ public:
+  SignalBlock() {
+    const sigset_t set = watched_signals();
+    sigprocmask(SIG_BLOCK, &set, &before_);
+  }
+  ~SignalBlock() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_;
+};
+
+class Supervisor {
+ public:
+  Supervisor(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns);
+  ~Supervisor();
+  JobOutcome run();
+
+ private:
+  struct RankWatch {
+    ChildProcess process;
+    bool ended = false;
+    uint64_t heartbeat = 0;
+    int64_t still_ns = 0;  // how long the heartbeat has stood still
+  };
+
+  void start_loader();
+  void start_worker(int rank);
+  void watch(int fd, uint64_t tag);
+  void on_signal();
+  void on_tick();
+  void on_loader_end();
+  void on_worker_end(int rank);
+  void check_states();
+  void check_heartbeats(int64_t elapsed_ns);
+  void pause();
+  void fail(int exit_code, const std::string& message);
+  void abort_ranks();
+  void kill_all();
+  bool all_ended() const;
+  bool every_rank(RankState state) const;  // has reached it
+  uint32_t step_of(int rank) const { return static_cast<uint32_t>(segment_.rank(rank).steps.written()) + 1; }
+  double seconds() const { return (now_ns() - began_ns_) * 1e-9; }
+
+  const Job& job_;
+  const Machine& machine_;
+  const JobObserver& observer_;
+  const int64_t began_ns_;
+  SignalBlock signal_block_;
+  Segment segment_;
+  SegmentHeader& header_;
+  StepAggregator aggregator_;
+  Fd epoll_, signals_, timer_, changed_;
+  std::vector<RankWatch> ranks_;
+  std::optional<ChildProcess> loader_;
+  int stop_signal_ = 0;
+  int64_t last_tick_ns_ = 0;
+  int64_t aborted_ns_ = 0;  // 0: not aborted
+  bool placement_read_ = false;
+  JobOutcome outcome_;
+};
+
+// Tags of epoll events; workers have their rank.
+constexpr uint64_t kSignals = 1 << 20, kTimer = kSignals + 1, kChanged = kSignals + 2, kLoader = kSignals + 3;
+
+Segment make_segment(const Job& job, const Machine& machine, const JobObserver& observer) {
+  std::string refusal;
+  const auto bind = [&](void* address, uint64_t bytes, int rank) {
+    KernelAnswer answer;
+    if (rank >= 0) {
+      answer = bind_range(machine, address, bytes, job.placement.workers[rank].memory_node);
+    } else {
+      std::vector<int> nodes;
+      for (const WorkerPlace& place : job.placement.workers) {
+        if (place.memory_node >= 0) nodes.push_back(place.memory_node);
+      }
+      std::sort(nodes.begin(), nodes.end());
+      nodes.erase(std::unique(nodes.begin(), nodes.end()), nodes.end());
+      if (nodes.size() > 1) answer = interleave_range(machine, address, bytes, nodes);
+    }
+    if (!answer.ok() && refusal.empty()) refusal = answer.refusal;
+  };
+  struct Report {  // after the segment is made: elision wants it returned in one expression
+    const JobObserver& observer;
+    std::string& refusal;
+    ~Report() {
+      if (!refusal.empty()) observer.warning("shared memory is not bound to NUMA nodes: " + refusal);
+    }
+  } report{observer, refusal};
+  return Segment(job.segment, job.run.segment_inputs(), job.run.network.hash(), bind);
+}
+
+Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns)
+    : job_(job),
+      machine_(machine),
+      observer_(observer),
+      began_ns_(began_ns),
+      segment_(make_segment(job, machine, observer)),
+      header_(segment_.header()),
+      aggregator_(
+          job.run.config.workers, [this](int rank) -> const StepRing& { return segment_.rank(rank).steps; },
+          [this](int rank) -> const EvalRing& { return segment_.rank(rank).evaluations; }),
+      epoll_(epoll_create1(EPOLL_CLOEXEC)),
+      signals_([] {
+        const sigset_t set = watched_signals();
+        return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+      }()),
+      timer_(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)),
+      changed_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      ranks_(job.run.config.workers) {
+  outcome_.startup.reserved = seconds();
+  header_.last_step.store(static_cast<uint32_t>(job.run.schedule.steps()), std::memory_order_release);
+  const itimerspec interval{{0, kTickNs}, {0, kTickNs}};
+  timerfd_settime(timer_, 0, &interval, nullptr);
+  watch(signals_, kSignals);
+  watch(timer_, kTimer);
+  watch(changed_, kChanged);
+  start_loader();
+  for (int rank = 0; rank < segment_.ranks(); ++rank) start_worker(rank);
+  outcome_.startup.forked = seconds();
+  last_tick_ns_ = now_ns();
+  observer_.started(segment_);
+}
+
+Supervisor::~Supervisor() { kill_all(); }
+
+void Supervisor::watch(int fd, uint64_t tag) {
+  epoll_event event{.events = EPOLLIN, .data = {.u64 = tag}};
+  CHECK(epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) == 0);
+}
+
+void Supervisor::start_loader() {
+  loader_ = spawn("annulus:load", [this](int) {
+    load_dataset(job_.run.dataset, segment_.data(job_.run.dataset));
+    return 0;
+  });
+  watch(loader_->pidfd, kLoader);
+}
+
+void Supervisor::start_worker(int rank) {
+  ranks_[rank].process = spawn("annulus:" + std::to_string(rank), [this, rank](int output) {
+    const KernelAnswer bound = bind_this_process(machine_, job_.placement.workers[rank]);
+    // One warning is enough for all ranks: containers refuse all of them or none.
+    if (!bound.ok() && rank == 0) write_all(output, bound.refusal);
+    RankPart& part = segment_.rank(rank);
+    part.pid.store(getpid(), std::memory_order_relaxed);
+    const uint64_t one = 1;
+    const auto notify = [&] { (void)!write(changed_, &one, sizeof one); };
+    try {
+      Worker(job_.run, segment_, rank, notify).run();
+      return 0;
+    } catch (const StepAborted&) {
+      part.control.parked.store(1, std::memory_order_release);
+      return 0;
+    } catch (const std::exception& error) {
+      std::strncpy(part.failure, error.what(), sizeof part.failure - 1);
+      part.state.store(RankState::kFailed, std::memory_order_release);
+      return dynamic_cast<const UserError*>(&error) != nullptr ? 2 : 1;
+    }
+  });
+  watch(ranks_[rank].process.pidfd, rank);
+}
+
+JobOutcome Supervisor::run() {
+  while (!all_ended()) {
+    epoll_event events[16];
+    const int count = epoll_wait(epoll_, events, 16, -1);
+    for (int i = 0; i < count; ++i) {
+      switch (const uint64_t tag = events[i].data.u64; tag) {
+        case kSignals:
+          on_signal();
+          break;
+        case kTimer:
+          on_tick();
+          break;
+        case kChanged: {
+          uint64_t value;
+          (void)!read(changed_, &value, sizeof value);
+          check_states();
+          break;
+        }
+        case kLoader:
+          on_loader_end();
+          break;
+        default:
+          on_worker_end(static_cast<int>(tag));
+      }
+    }
+  }
+  aggregator_.poll(observer_.step, observer_.evaluation);
+  const uint32_t committed = segment_.versions().committed();
+  if (committed != Versions::kNone) {
+    outcome_.committed_step = committed;
+    outcome_.checksum = weights_checksum(job_.run.network, job_.run.buckets, segment_.weights(committed % 2));
+  }
+  for (int rank = 0; rank < segment_.ranks(); ++rank) {
+    outcome_.descriptors += segment_.rank(rank).descriptors.load(std::memory_order_relaxed);
+    outcome_.bytes += segment_.rank(rank).bytes.load(std::memory_order_relaxed);
+  }
+  if (outcome_.exit_code == 0 && stop_signal_ != 0) outcome_.exit_code = 128 + stop_signal_;
+  return std::move(outcome_);
+}
+
+void Supervisor::on_signal() {
+  signalfd_siginfo info;
+  while (read(signals_, &info, sizeof info) == sizeof info) {
+    const int signal = static_cast<int>(info.ssi_signo);
+    if (signal == SIGTSTP) {
+      pause();
+      continue;
+    }
+    const bool again = stop_signal_ != 0;
+    stop_signal_ = signal;
+    if (again || !every_rank(RankState::kTraining)) {
+      abort_ranks();  // asked twice, or nothing has begun that could be finished
+    } else {
+      header_.stop_requested.store(1, std::memory_order_release);
+    }
+  }
+}
+
+// Ctrl-Z: workers lead process groups of their own, so they must be told; then this process stops as the
+// shell expects.
+void Supervisor::pause() {
+  const auto tell = [&](int signal) {
+    for (const RankWatch& rank : ranks_) {
+      if (!rank.ended) kill(rank.process.pid, signal);
+    }
+    if (loader_) kill(loader_->pid, signal);
+  };
+  tell(SIGSTOP);
+  raise(SIGSTOP);
+  tell(SIGCONT);
+}
+
+void Supervisor::on_tick() {
+  uint64_t expirations;
+  (void)!read(timer_, &expirations, sizeof expirations);
+  const int64_t now = now_ns();
+  check_states();
+  check_heartbeats(
+      std::min(now - last_tick_ns_, kTickNs));  // a machine that was stopped does not age its ranks
+  last_tick_ns_ = now;
+  if (aborted_ns_ != 0 && now - aborted_ns_ > kUnwindNs) {
+    for (RankWatch& rank : ranks_) {
+      if (!rank.ended) kill(rank.process.pid, SIGKILL);
+    }
+  }
+  aggregator_.poll(observer_.step, observer_.evaluation);
+  observer_.tick();
+}
+
+void Supervisor::on_loader_end() {
+  const ChildEnd end = finish(*loader_);
+  loader_.reset();
+  if (end.code == 0) {
+    outcome_.startup.loaded = seconds();
+    header_.data_ready.store(1, std::memory_order_release);
+    segment_.wake_all();
+  } else if (end.code == 2) {
+    fail(2, end.output);
+  } else {
+    fail(end.code, fmt::format("the loader {}; look for the out-of-memory killer (dmesg)",
+                               end.signal != 0 ? fmt::format("was killed by signal {} ({})", end.signal,
+                                                             strsignal(end.signal))
+                                               : "failed: " + end.output));
+  }
+}
+
+void Supervisor::on_worker_end(int rank) {
+  RankWatch& watch = ranks_[rank];
+  const pid_t pid = watch.process.pid;
+  const ChildEnd end = finish(watch.process);
+  watch.ended = true;
+  if (rank == 0 && !end.output.empty()) observer_.warning("rank 0 runs unbound: " + end.output);
+  const RankPart& part = segment_.rank(rank);
+  const RankState state = part.state.load(std::memory_order_acquire);
+  if (end.signal != 0) {
+    fail(end.code,
+         fmt::format("rank {} (pid {}) was killed by signal {} ({}) in step {}; if nobody sent it, look for "
+                     "the out-of-memory killer (dmesg) and use a smaller --batch-size or fewer --workers",
+                     rank, pid, end.signal, strsignal(end.signal), step_of(rank)));
+  } else if (state == RankState::kFailed) {
+    fail(end.code, part.failure);
+  } else if (end.code != 0 || (state != RankState::kFinished && aborted_ns_ == 0)) {
+    fail(std::max(end.code, 1),
+         fmt::format("rank {} (pid {}) ended with code {} in step {}; its last words are above", rank, pid,
+                     end.code, step_of(rank)));
+  }
+}
+
+void Supervisor::check_states() {
+  if (outcome_.startup.ready == 0 && every_rank(RankState::kReady)) outcome_.startup.ready = seconds();
+  const bool finished = every_rank(RankState::kFinished);
+  if (!placement_read_ && (finished || (every_rank(RankState::kTraining) && [&] {
+                             for (int rank = 0; rank < segment_.ranks(); ++rank) {
+                               if (segment_.rank(rank).steps.written() == 0) return false;
+                             }
+                             return true;
+                           }()))) {
+    placement_read_ = true;
+    outcome_.placement = read_placement(job_, segment_);
+  }
+  if (finished && header_.dismissed.load(std::memory_order_relaxed) == 0) {
+    outcome_.pss_bytes = read_pss(getpid());
+    for (const RankWatch& rank : ranks_) outcome_.pss_bytes += read_pss(rank.process.pid);
+    header_.dismissed.store(1, std::memory_order_release);
+    segment_.wake_all();
+  }
+}
+
+void Supervisor::check_heartbeats(int64_t elapsed_ns) {
+  if (aborted_ns_ != 0) return;
+  for (int rank = 0; rank < segment_.ranks(); ++rank) {
+    RankWatch& watch = ranks_[rank];
+    if (watch.ended) continue;
+    const RankControl& control = segment_.rank(rank).control;
+    const uint64_t heartbeat = control.heartbeat.load(std::memory_order_relaxed);
+    watch.still_ns = heartbeat == watch.heartbeat ? watch.still_ns + elapsed_ns : 0;
+    watch.heartbeat = heartbeat;
+    if (watch.still_ns < job_.run.config.deadline * 1e9) continue;
+    const Await what = control.waiting_what.load(std::memory_order_acquire);
+    const std::string doing = what == Await::kNothing
+                                  ? "computing"
+                                  : fmt::format("waiting for {} of rank {} for bucket {}", to_string(what),
+                                                control.waiting_rank.load(std::memory_order_relaxed),
+                                                control.waiting_bucket.load(std::memory_order_relaxed));
+    fail(1, fmt::format(
+                "rank {} (pid {}) has shown no sign of life for {:.1f} s in step {}, {}: it was stopped or "
+                "hangs, and the other ranks wait for it; raise --deadline if it is only slow",
+                rank, watch.process.pid, watch.still_ns * 1e-9, step_of(rank), doing));
+    kill(watch.process.pid, SIGKILL);
+    return;
+  }
+}
+
+// The first failure is the run's; what follows from it is not reported.
+void Supervisor::fail(int exit_code, const std::string& message) {
+  if (aborted_ns_ != 0) return;
+  outcome_.exit_code = exit_code;
+  outcome_.failure = message;
+  abort_ranks();
+}
+
+void Supervisor::abort_ranks() {
+  if (aborted_ns_ == 0) aborted_ns_ = now_ns();
+  header_.wait.abort.store(1, std::memory_order_release);
+  segment_.wake_all();
+  if (loader_) kill(loader_->pid, SIGKILL);
+}
+
+void Supervisor::kill_all() {
+  for (RankWatch& rank : ranks_) {
+    if (rank.ended || rank.process.pid < 0) continue;
+    kill(rank.process.pid, SIGKILL);
+    finish(rank.process);
+  }
+  if (loader_) {
+    kill(loader_->pid, SIGKILL);
+    finish(*loader_);
+  }
+}
+
+bool Supervisor::all_ended() const {
+  return !loader_ &&
+         std::all_of(ranks_.begin(), ranks_.end(), [](const RankWatch& rank) { return rank.ended; });
+}
+
+bool Supervisor::every_rank(RankState state) const {
+  for (int rank = 0; rank < segment_.ranks(); ++rank) {
+    const RankState now = segment_.rank(rank).state.load(std::memory_order_acquire);
+    if (now < state || now == RankState::kFailed) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+JobOutcome run_job(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns) {
+  return Supervisor(job, machine, observer, began_ns).run();
+}
+
+}  // namespace annulus

@@ -1,0 +1,173 @@
+#include "launcher/train_command.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "launcher/placement_report.h"
+#include "launcher/run_files.h"
+#include "launcher/supervisor.h"
+#include "launcher/terminal.h"
+#include "launcher/topology_drawing.h"
+#include "runtime/checksum.h"
+#include "telemetry/progress.h"
+
+namespace annulus {
+namespace {
+
+// What a run has come to, for the summary on the terminal and the one in the run directory.
+struct RunSummary {
+  const Job& job;
+  const JobOutcome& outcome;
+  const Progress& progress;
+  std::optional<EvalSummary> evaluation;
+  double planned_s = 0, total_s = 0;  // since the command began
+  int64_t began_ns = 0;
+
+  double first_step_s() const { return (progress.first_step_end_ns() - began_ns) * 1e-9; }
+};
+
+std::string headline(const Job& job) {
+  const TrainConfig& config = job.run.config;
+  return fmt::format("{} on {}: {} worker{} x {} thread{} ({}), batch {} in {} shard{}, {}, lr {}, {} steps",
+                     config.model, config.dataset, config.workers, config.workers == 1 ? "" : "s",
+                     config.threads_per_worker, config.threads_per_worker == 1 ? "" : "s",
+                     job.run.network.isa, config.batch_size, config.shards, config.shards == 1 ? "" : "s",
+                     config.optimizer, config.learning_rate, job.run.schedule.steps());
+}
+
+std::string to_text(const RunSummary& summary) {
+  const JobOutcome& outcome = summary.outcome;
+  const Progress& progress = summary.progress;
+  const Progress::Means means = progress.means();
+  std::string text = fmt::format("time       {:.2f} s for {} steps, {} images\n", summary.total_s,
+                                 outcome.committed_step, with_thousands(progress.images()));
+  if (progress.steps_done() > 0) {
+    const StartupTimes& startup = outcome.startup;
+    text += fmt::format(
+        "start      first step after {:.3f} s: plan {:.3f}, reserve {:.3f}, fork {:.3f}, data at {:.3f}, "
+        "kernels at "
+        "{:.3f}\n",
+        summary.first_step_s(), summary.planned_s, startup.reserved - summary.planned_s,
+        startup.forked - startup.reserved, startup.loaded, startup.ready);
+  }
+  if (progress.steps_done() > 1) {
+    text += fmt::format(
+        "speed      {} images/s; step {:.3f} ms = T_compute {:.3f} + T_comm {:.3f} + T_sync {:.3f}; exchange "
+        "hidden "
+        "{:.3f} ms, exposed {:.3f} ms\n",
+        with_thousands(std::llround(means.images_per_s)), means.step_ms, means.compute_ms, means.comm_ms,
+        means.sync_ms, means.hidden_ms, means.comm_ms + means.sync_ms);
+  }
+  text += fmt::format("rings      {} descriptors, {} handed over in place\n",
+                      with_thousands(static_cast<int64_t>(outcome.descriptors)), format_bytes(outcome.bytes));
+  text += fmt::format("placement  {}\n", describe_placement(outcome.placement));
+  if (outcome.pss_bytes > 0) {
+    text += fmt::format("memory     {} in all processes, segment {}\n", format_bytes(outcome.pss_bytes),
+                        format_bytes(summary.job.segment.bytes));
+  }
+  if (summary.evaluation) {
+    text += fmt::format("accuracy   {:.2f} % of {} test images after step {}, loss {:.4f}\n",
+                        100 * summary.evaluation->accuracy, with_thousands(summary.evaluation->images),
+                        summary.evaluation->step, summary.evaluation->loss);
+  }
+  return text + fmt::format("weights {}", format_checksum(outcome.checksum));
+}
+
+std::string to_json(const RunSummary& summary) {
+  const JobOutcome& outcome = summary.outcome;
+  const Progress::Means means = summary.progress.means();
+  nlohmann::ordered_json json = {{"exit_code", outcome.exit_code},
+                                 {"failure", outcome.failure},
+                                 {"steps", outcome.committed_step},
+                                 {"images", summary.progress.images()},
+                                 {"seconds", summary.total_s},
+                                 {"images_per_s", means.images_per_s},
+                                 {"step_ms", means.step_ms},
+                                 {"compute_ms", means.compute_ms},
+                                 {"comm_ms", means.comm_ms},
+                                 {"sync_ms", means.sync_ms},
+                                 {"hidden_ms", means.hidden_ms},
+                                 {"ring_descriptors", outcome.descriptors},
+                                 {"ring_bytes", outcome.bytes},
+                                 {"pages", outcome.placement.pages()},
+                                 {"remote_pages", outcome.placement.remote()},
+                                 {"pss_bytes", outcome.pss_bytes},
+                                 {"weights", format_checksum(outcome.checksum)}};
+  if (summary.progress.steps_done() > 0) json["first_step_s"] = summary.first_step_s();
+  if (summary.evaluation) json["test_accuracy"] = summary.evaluation->accuracy;
+  return json.dump(1) + "\n";
+}
+
+}  // namespace
+
+int train_command(const TrainConfig& config, int64_t began_ns) {
+  const Machine machine = Machine::this_machine();
+  TrainConfig absolute = config;  // so that the saved configuration works from any directory
+  if (!config.data.empty()) absolute.data = std::filesystem::absolute(config.data).lexically_normal();
+  const DatasetInfo dataset = describe_dataset(config.dataset, absolute.data);
+  const Job job = plan_job(absolute, machine, dataset, true);
+  const RunDirectory directory(config.run_dir, config.model);
+  const double planned_s = (now_ns() - began_ns) * 1e-9;
+
+  Terminal terminal;
+  const auto say = [&](const std::string& text) {
+    if (!config.quiet) terminal.line(text);
+  };
+  say(headline(job));
+  for (const std::string& note : job.notes) say("note: " + note);
+  for (const std::string& warning : job.warnings) terminal.line("warning: " + warning);
+
+  Progress progress(job.run.schedule.steps(), job.run.schedule.steps_per_epoch());
+  std::optional<EvalSummary> evaluation;
+  std::unique_ptr<Scribe> scribe;
+  JobObserver observer;
+  observer.started = [&](const Segment& segment) {
+    scribe = std::make_unique<Scribe>(directory, job, segment);
+  };
+  observer.warning = [&](const std::string& text) { terminal.line("warning: " + text); };
+  observer.step = [&](const StepSummary& step) { progress.add(step); };
+  observer.evaluation = [&](const EvalSummary& latest) {
+    evaluation = latest;
+    say(fmt::format("epoch {}: test accuracy {:.2f} %, test loss {:.4f}", latest.epoch, 100 * latest.accuracy,
+                    latest.loss));
+  };
+  observer.tick = [&] {
+    terminal.flush();
+    if (!config.quiet && progress.steps_done() > 0) terminal.status(progress.line());
+  };
+
+  JobOutcome outcome;
+  try {
+    outcome = run_job(job, machine, observer, began_ns);
+  } catch (...) {
+    directory.remove_if_empty();
+    throw;
+  }
+  if (progress.steps_done() > 0) terminal.status(progress.line());
+  const RunSummary summary{.job = job,
+                           .outcome = outcome,
+                           .progress = progress,
+                           .evaluation = evaluation,
+                           .planned_s = planned_s,
+                           .total_s = (now_ns() - began_ns) * 1e-9,
+                           .began_ns = began_ns};
+  const std::string trouble = scribe->close(to_json(summary));
+  if (!trouble.empty()) terminal.line("warning: " + trouble);
+  if (outcome.exit_code > 128 && outcome.failure.empty()) {
+    terminal.line(fmt::format("stopped by {} after step {}", strsignal(outcome.exit_code - 128),
+                              outcome.committed_step));
+  }
+  if (progress.steps_done() > 0 || outcome.exit_code == 0) {
+    terminal.line(to_text(summary));
+    terminal.line("run files  " + directory.path());
+  }
+  terminal.finish(std::chrono::seconds(1));
+  if (!outcome.failure.empty()) std::fprintf(stderr, "annulus: %s\n", outcome.failure.c_str());
+  return outcome.exit_code;
+}
+
+}  // namespace annulus

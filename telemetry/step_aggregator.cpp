@@ -1,0 +1,102 @@
+#include "telemetry/step_aggregator.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace annulus {
+namespace {
+
+constexpr double kLossUnit = 1.0 / (1 << 24);  // LossSum::kUnit; telemetry is a leaf and knows no kernels
+
+}  // namespace
+
+StepAggregator::StepAggregator(int ranks, StepSource steps, EvalSource evaluations)
+    : ranks_(ranks),
+      steps_(std::move(steps)),
+      evaluations_(std::move(evaluations)),
+      next_step_(ranks),
+      next_evaluation_(ranks) {}
+
+double StepAggregator::Sums::mean_loss() const {
+  if (not_finite > 0 || images == 0) return std::nan("");
+  return static_cast<double>(loss_units) * kLossUnit / static_cast<double>(images);
+}
+
+template <typename Ring, typename Add>
+void StepAggregator::drain(const Ring& ring, uint64_t& next, Add add) {
+  const uint64_t written = ring.written();
+  if (written - next > Ring::capacity()) {
+    lost_ += written - Ring::capacity() - next;
+    next = written - Ring::capacity();
+  }
+  for (; next < written; ++next) {
+    if (!add(ring, next)) ++lost_;
+  }
+}
+
+void StepAggregator::poll(const std::function<void(const StepSummary&)>& on_step,
+                          const std::function<void(const EvalSummary&)>& on_evaluation) {
+  for (int rank = 0; rank < ranks_; ++rank) {
+    drain(steps_(rank), next_step_[rank], [&](const StepRing& ring, uint64_t n) {
+      StepRecord record;
+      if (!ring.read(n, record)) return false;
+      Sums& sums = open_steps_[record.step];
+      ++sums.ranks;
+      StepSummary& step = sums.step;
+      step.step = record.step;
+      step.begin_ns = std::min(step.begin_ns, record.begin_ns);
+      step.end_ns = std::max(step.end_ns, record.end_ns);
+      step.compute_ns += static_cast<double>(record.compute_ns) / ranks_;
+      step.comm_ns += static_cast<double>(record.comm_ns) / ranks_;
+      step.sync_ns += static_cast<double>(record.sync_ns) / ranks_;
+      step.hidden_ns += static_cast<double>(record.hidden_ns) / ranks_;
+      if (record.compute_ns > sums.longest_compute) {
+        sums.longest_compute = record.compute_ns;
+        step.slowest_rank = rank;
+      }
+      sums.loss_units += record.loss_units;
+      sums.images += record.images;
+      sums.not_finite += record.not_finite;
+      return true;
+    });
+    drain(evaluations_(rank), next_evaluation_[rank], [&](const EvalRing& ring, uint64_t n) {
+      EvalRecord record;
+      if (!ring.read(n, record)) return false;
+      Sums& sums = open_evaluations_[record.epoch];
+      ++sums.ranks;
+      sums.evaluation.epoch = record.epoch;
+      sums.evaluation.step = record.step;
+      sums.loss_units += record.loss_units;
+      sums.correct += record.correct;
+      sums.images += record.images;
+      sums.not_finite += record.not_finite;
+      return true;
+    });
+  }
+  // A step that lost a rank's record is never whole: it is dropped when a later one is.
+  for (auto it = open_steps_.begin(); it != open_steps_.end();) {
+    if (it->second.ranks < ranks_) {
+      ++it;
+      continue;
+    }
+    Sums& sums = it->second;
+    sums.step.images = sums.images;
+    sums.step.loss = sums.mean_loss();
+    on_step(sums.step);
+    it = open_steps_.erase(open_steps_.begin(), std::next(it));
+  }
+  for (auto it = open_evaluations_.begin(); it != open_evaluations_.end();) {
+    if (it->second.ranks < ranks_) {
+      ++it;
+      continue;
+    }
+    Sums& sums = it->second;
+    sums.evaluation.images = sums.images;
+    sums.evaluation.loss = sums.mean_loss();
+    sums.evaluation.accuracy = sums.images > 0 ? static_cast<double>(sums.correct) / sums.images : 0;
+    on_evaluation(sums.evaluation);
+    it = open_evaluations_.erase(open_evaluations_.begin(), std::next(it));
+  }
+}
+
+}  // namespace annulus

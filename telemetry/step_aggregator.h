@@ -1,0 +1,71 @@
+// StepAggregator: puts the step records of all ranks together into one summary per step.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "telemetry/records.h"
+
+namespace annulus {
+
+// One step of the whole run. Times in nanoseconds; compute, comm, sync and hidden are means over ranks, so
+// that compute + comm + sync is the ranks' mean step time.
+struct StepSummary {
+  uint64_t step = 0;
+  int64_t begin_ns = std::numeric_limits<int64_t>::max();  // first rank's
+  int64_t end_ns = 0;                                      // last rank's
+  double compute_ns = 0, comm_ns = 0, sync_ns = 0, hidden_ns = 0;
+  int64_t images = 0;
+  double loss = 0;       // mean over images in nats; NaN if an image's was not finite
+  int slowest_rank = 0;  // the one that computed longest
+};
+
+// One evaluation of the whole run.
+struct EvalSummary {
+  uint64_t epoch = 0;
+  uint64_t step = 0;
+  double loss = 0;
+  double accuracy = 0;  // 0 .. 1
+  int64_t images = 0;
+};
+
+// Reads rings of records from where it stopped the last time. `Source` is called with a rank.
+class StepAggregator {
+ public:
+  using StepSource = std::function<const StepRing&(int rank)>;
+  using EvalSource = std::function<const EvalRing&(int rank)>;
+
+  StepAggregator(int ranks, StepSource steps, EvalSource evaluations);
+
+  // Takes what the ranks have written since the last call; calls back for each step and each evaluation that
+  // all ranks have finished, in order.
+  void poll(const std::function<void(const StepSummary&)>& on_step,
+            const std::function<void(const EvalSummary&)>& on_evaluation);
+
+  uint64_t lost() const { return lost_; }  // records that were overwritten before they were read
+
+ private:
+  // Sums of one step or evaluation over the ranks that have been read.
+  struct Sums {
+    int ranks = 0;
+    StepSummary step;
+    EvalSummary evaluation;
+    int64_t loss_units = 0, images = 0, correct = 0, not_finite = 0, longest_compute = -1;
+    double mean_loss() const;
+  };
+  template <typename Ring, typename Add>
+  void drain(const Ring& ring, uint64_t& next, Add add);
+
+  int ranks_;
+  StepSource steps_;
+  EvalSource evaluations_;
+  std::vector<uint64_t> next_step_, next_evaluation_;  // per rank
+  std::map<uint64_t, Sums> open_steps_, open_evaluations_;
+  uint64_t lost_ = 0;
+};
+
+}  // namespace annulus
