@@ -35,7 +35,8 @@ class TempDir {
   std::string path(const std::string& name = "") const { return name.empty() ? path_ : path_ + "/" + name; }
 
   std::string write(const std::string& name, const Bytes& bytes) const {
-    std::ofstream file(path(name), std::ios::binary | std::ios::trunc);
+    std::filesystem::remove(path(name));  // ext4 writes a truncated file to the disk at once, a new one later
+    std::ofstream file(path(name), std::ios::binary);
     file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
     EXPECT_TRUE(file.good());
     return path(name);

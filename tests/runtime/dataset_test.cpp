@@ -266,6 +266,7 @@ TEST(Dataset, SyntheticNeedsNoFilesAndTakesAnyShape) {
   load_dataset(info, memory.view());
   EXPECT_NE(copy(memory.view().train_labels), Bytes(100, 0xa5));
   EXPECT_NE(copy(memory.view().test_images), Bytes(7840, 0xa5));
+  EXPECT_NE(copy(memory.view().test_images), copy(memory.view().train_images.first(7840)));
   // The constants of the normalisation fit the data.
   const auto& images = memory.view().train_images;
   const double mean =
