@@ -91,7 +91,7 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
   epochs.write = [&config] {
     return config.steps ? std::nullopt : std::optional(std::to_string(config.epochs));
   };
-  table.whole("steps", "K", config.steps, 1, most_steps, "steps, in place of epochs");
+  table.whole("steps", "K", config.steps, 1, most_steps, "number of steps, whatever the epochs");
   table.exclude("epochs", "steps");
   table.choice("last-batch", config.last_batch, {"drop", "keep"},
                "what becomes of an epoch's last, smaller batch");

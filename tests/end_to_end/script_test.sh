@@ -3,6 +3,7 @@
 # that are pretended by commands in front of PATH. Needs no root and installs nothing.
 # script_test.sh SOURCE: the checkout whose script is tested.
 set -uo pipefail
+unset ANNULUS_NO_INSTALL ANNULUS_WERROR
 source=$1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -95,12 +96,17 @@ run pretending "$work/checkout/annulus"
 expect "a build that fails ends with 2" ends_with 2
 expect "a build that fails shows the compiler's message" says undeclared_name
 
+# Another build is under way for as long as this descriptor holds the lock.
 new_checkout
-(pretending "$work/checkout/annulus" first >"$work/first" 2>&1) &
-run pretending "$work/checkout/annulus" second
-expect "the second of two at once runs" prints "<second>"
+mkdir "$work/checkout/build"
+exec 8>"$work/checkout/build/.lock" && flock 8
+(exec 8>&-; pretending "$work/checkout/annulus" second >"$work/out" 2>"$work/err") &
+for _ in {1..200}; do says "waiting for another build" && break; sleep 0.05; done
+expect "a second build waits for the first" says "waiting for another build"
+expect "it builds nothing meanwhile" test ! -e "$work/checkout/build/release/build.ninja"
+exec 8>&-
 wait $!
-expect "the first of two at once runs" grep -q "<first>" "$work/first"
+expect "it goes on after the first" prints "<second>"
 
 new_checkout
 no_fakes
