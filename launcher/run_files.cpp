@@ -130,10 +130,10 @@ Scribe::Scribe(const RunDirectory& directory, const Job& job, const Segment& seg
     throw UserError::format("cannot start the scribe: {}", std::strerror(errno));
   to_scribe_ = ends[1];
   process_ = spawn("annulus:scribe", [&](int) {
-    close(ends[1]);
+    ::close(ends[1]);
     return write_run_files(directory.path(), job, segment, ends[0]);
   });
-  close(ends[0]);
+  ::close(ends[0]);
 }
 
 Scribe::~Scribe() {

@@ -73,6 +73,7 @@ class Supervisor {
   void start_loader();
   void start_worker(int rank);
   void watch(int fd, uint64_t tag);
+  ChildEnd collect(ChildProcess& child);
   void on_signal();
   void on_tick();
   void on_loader_end();
@@ -173,6 +174,12 @@ Supervisor::~Supervisor() { kill_all(); }
 void Supervisor::watch(int fd, uint64_t tag) {
   epoll_event event{.events = EPOLLIN, .data = {.u64 = tag}};
   CHECK(epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) == 0);
+}
+
+// Children forked later hold copies of a pidfd, so closing it does not end its events.
+ChildEnd Supervisor::collect(ChildProcess& child) {
+  epoll_ctl(epoll_, EPOLL_CTL_DEL, child.pidfd, nullptr);
+  return finish(child);
 }
 
 void Supervisor::start_loader() {
@@ -297,7 +304,7 @@ void Supervisor::on_tick() {
 }
 
 void Supervisor::on_loader_end() {
-  const ChildEnd end = finish(*loader_);
+  const ChildEnd end = collect(*loader_);
   loader_.reset();
   if (end.code == 0) {
     outcome_.startup.loaded = seconds();
@@ -316,7 +323,7 @@ void Supervisor::on_loader_end() {
 void Supervisor::on_worker_end(int rank) {
   RankWatch& watch = ranks_[rank];
   const pid_t pid = watch.process.pid;
-  const ChildEnd end = finish(watch.process);
+  const ChildEnd end = collect(watch.process);
   watch.ended = true;
   if (rank == 0 && !end.output.empty()) observer_.warning("rank 0 runs unbound: " + end.output);
   const RankPart& part = segment_.rank(rank);

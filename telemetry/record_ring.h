@@ -55,7 +55,7 @@ class RecordRing {
     for (std::size_t i = 0; i < kWords; ++i) words[i] = slot.words[i].load(std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_acquire);
     if (slot.sequence.load(std::memory_order_relaxed) != 2 * n + 2) return false;
-    std::memcpy(&record, words.data(), sizeof(record));
+    std::memcpy(static_cast<void*>(&record), words.data(), sizeof(record));
     return true;
   }
 
