@@ -104,6 +104,14 @@ dnnl::reorder::primitive_desc reorder(const dnnl::engine& engine, const Desc& fr
   return dnnl::reorder::primitive_desc(engine, from, engine, to, make_attr());
 }
 
+Dims dims_of(const Desc& desc) {
+#if DNNL_VERSION_MAJOR >= 3
+  return desc.get_dims();
+#else
+  return desc.dims();
+#endif
+}
+
 TensorLayout layout_of(const Desc& desc) {
 #if DNNL_VERSION_MAJOR >= 3
   if (desc.get_format_kind() != dnnl::memory::format_kind::blocked) {

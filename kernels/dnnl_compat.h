@@ -49,6 +49,8 @@ dnnl::inner_product_backward_data::primitive_desc linear_backward_data(
 // Copies `from` into the layout of `to`.
 dnnl::reorder::primitive_desc reorder(const dnnl::engine& engine, const Desc& from, const Desc& to);
 
+Dims dims_of(const Desc& desc);
+
 // Throws std::runtime_error when the descriptor is not a plain or blocked layout with at most
 // TensorLayout::kMaxDims dimensions.
 TensorLayout layout_of(const Desc& desc);

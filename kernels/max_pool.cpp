@@ -11,12 +11,6 @@ HWY_BEFORE_NAMESPACE();
 namespace annulus::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Whether `value` replaces `best` as the maximum.
-template <class V>
-HWY_INLINE auto wins(V value, V best) {
-  return hn::Or(hn::Gt(value, best), hn::Ne(value, value));
-}
-
 // kWindow is the window's side, or 0 where it is known at run time only.
 template <int kWindow, class D>
 void forward_planes(D d, const MaxPoolShape& shape, int64_t begin, int64_t end, const float* x, float* y) {
@@ -35,7 +29,7 @@ void forward_planes(D d, const MaxPoolShape& shape, int64_t begin, int64_t end, 
           for (int i = 0; i < window; ++i) {
             for (int j = 0; j < window; ++j) {
               const auto value = hn::LoadU(d, in + lane + i * row_elements + j * block);
-              best = hn::IfThenElse(wins(value, best), value, best);
+              best = hn::IfThenElse(hn::Gt(value, best), value, best);
             }
           }
           hn::StoreU(best, d, out + lane);
@@ -72,7 +66,7 @@ void backward_planes(D d, const MaxPoolShape& shape, int64_t begin, int64_t end,
           for (int i = 0; i < window; ++i) {
             for (int j = 0; j < window; ++j) {
               const auto value = hn::LoadU(d, in + i * row_elements + j * block);
-              const auto better = wins(value, best);
+              const auto better = hn::Gt(value, best);
               best = hn::IfThenElse(better, value, best);
               place = hn::IfThenElse(better, hn::Set(d, static_cast<float>(i * window + j)), place);
             }
