@@ -4,7 +4,6 @@
 #include <dnnl_version.h>
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <stdexcept>
 
 namespace annulus::onednn {

@@ -2,11 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "kernels/parallel_for.h"
 #include "kernels/relu.h"
-#include "telemetry/check.h"
 
 namespace annulus {
 namespace {
