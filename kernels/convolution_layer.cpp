@@ -35,8 +35,9 @@ std::unique_ptr<Layer> make_convolution_layer(const LayerContext& context, const
   plan.forward = [=](const onednn::Desc& weights) -> dnnl::primitive_desc {
     return onednn::convolution_forward(engine, src, weights, bias, dst, padding, spec.relu);
   };
-  plan.backward_weights = [=](const onednn::Desc& weights) -> dnnl::primitive_desc {
-    return onednn::convolution_backward_weights(engine, src, weights, bias, dst, padding, free);
+  plan.backward_weights = [=](const onednn::Desc& source,
+                              const onednn::Desc& weights) -> dnnl::primitive_desc {
+    return onednn::convolution_backward_weights(engine, source, weights, bias, dst, padding, free);
   };
   if (!first) {
     plan.backward_data = [=](const onednn::Desc& weights) -> dnnl::primitive_desc {

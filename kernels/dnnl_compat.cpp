@@ -4,7 +4,6 @@
 #include <dnnl_version.h>
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <stdexcept>
 
 namespace annulus::onednn {
@@ -102,6 +101,14 @@ dnnl::inner_product_backward_data::primitive_desc linear_backward_data(
 
 dnnl::reorder::primitive_desc reorder(const dnnl::engine& engine, const Desc& from, const Desc& to) {
   return dnnl::reorder::primitive_desc(engine, from, engine, to, make_attr());
+}
+
+Dims dims_of(const Desc& desc) {
+#if DNNL_VERSION_MAJOR >= 3
+  return desc.get_dims();
+#else
+  return desc.dims();
+#endif
 }
 
 TensorLayout layout_of(const Desc& desc) {

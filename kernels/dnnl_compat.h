@@ -49,6 +49,8 @@ dnnl::inner_product_backward_data::primitive_desc linear_backward_data(
 // Copies `from` into the layout of `to`.
 dnnl::reorder::primitive_desc reorder(const dnnl::engine& engine, const Desc& from, const Desc& to);
 
+Dims dims_of(const Desc& desc);
+
 // Throws std::runtime_error when the descriptor is not a plain or blocked layout with at most
 // TensorLayout::kMaxDims dimensions.
 TensorLayout layout_of(const Desc& desc);
@@ -65,8 +67,8 @@ bool has_fast_kernels();
 
 // Memory objects without a buffer yet; give them one with dnnl::memory::set_data_handle.
 //
-// oneDNN 2.x writes zeros into the padding of whatever buffer it is handed. Weights are read by several
-// workers at once and must not be written, so for them the memory object hides the padding.
+// oneDNN 2.x documents that it may write zeros into the padding of whatever buffer it is handed. Weights are
+// read by several workers at once and must not be written, so for them the memory object hides the padding.
 dnnl::memory make_memory(const Desc& desc, const dnnl::engine& engine);
 dnnl::memory make_read_only_memory(const Desc& desc, const dnnl::engine& engine);
 

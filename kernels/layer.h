@@ -22,7 +22,7 @@ struct LayerNeeds {
 struct LayerBuffers {
   void* src = nullptr;
   void* dst = nullptr;
-  void* diff_src = nullptr;  // null for the first layer
+  void* diff_src = nullptr;  // null where no layer before has parameters
   void* diff_dst = nullptr;
   void* forward_scratch = nullptr;
   void* backward_scratch = nullptr;

@@ -17,7 +17,7 @@ std::unique_ptr<Layer> make_linear_layer(const LayerContext& context, const Laye
   const onednn::Desc src = input.is_plain() ? onednn::make_desc({batch, inputs}, onednn::Tag::ab) : given_src;
   onednn::Dims weight_dims{spec.out, inputs};
   if (!input.is_plain()) {
-    weight_dims.assign(input.dims.begin(), input.dims.begin() + input.dims_count);
+    weight_dims = onednn::dims_of(given_src);
     weight_dims[0] = spec.out;
   }
   const onednn::Desc bias = onednn::make_desc({spec.out}, onednn::Tag::a);
@@ -36,8 +36,9 @@ std::unique_ptr<Layer> make_linear_layer(const LayerContext& context, const Laye
   plan.forward = [=](const onednn::Desc& weights) -> dnnl::primitive_desc {
     return onednn::linear_forward(engine, src, weights, bias, dst, spec.relu);
   };
-  plan.backward_weights = [=](const onednn::Desc& weights) -> dnnl::primitive_desc {
-    return onednn::linear_backward_weights(engine, src, weights, bias, dst, free);
+  plan.backward_weights = [=](const onednn::Desc& source,
+                              const onednn::Desc& weights) -> dnnl::primitive_desc {
+    return onednn::linear_backward_weights(engine, source, weights, bias, dst, free);
   };
   if (!first) {
     plan.backward_data = [=](const onednn::Desc& weights) -> dnnl::primitive_desc {

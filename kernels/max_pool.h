@@ -2,8 +2,8 @@
 // nchw has one plane per image and channel and block 1, nChw16c one per image and 16 channels and block 16,
 // nhwc one per image and block = channels.
 //
-// Rows and columns that fill no whole window are ignored by forward and get a zero gradient. NaN counts as
-// the maximum, as in PyTorch.
+// Rows and columns that fill no whole window are ignored by forward and get a zero gradient. What
+// a window with a NaN in it yields is not specified.
 #pragma once
 
 #include <cstdint>

@@ -29,7 +29,7 @@ class MaxPoolLayer final : public Layer {
       : context_(context), name_(spec.name), first_(first), relu_before_(relu_before) {
     const TensorLayout layout = onednn::layout_of(src);
     CHECK(layout.dims_count == 4, "{} dimensions", layout.dims_count);
-    const onednn::Dims dims(layout.dims.begin(), layout.dims.begin() + 4);
+    const onednn::Dims dims = onednn::dims_of(src);
     for (const Activation& activation : kActivations) {
       if (onednn::make_desc(dims, activation.tag) != src) continue;
       shape_.block = activation.block != 0 ? activation.block : static_cast<int>(dims[1]);

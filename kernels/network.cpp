@@ -1,5 +1,6 @@
 #include "kernels/network.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -64,7 +65,7 @@ class Network::Impl {
 
   std::unique_ptr<Layer> make_layer(int k, const onednn::Desc& src) const {
     const LayerSpec& spec = spec_.layers[k];
-    const bool first = k == 0;
+    const bool first = !has_input_gradient(k);
     // Pooling looks at its input again anyway, so it masks the gradient for the layer before it.
     const bool pooled = k + 1 < count() && spec_.layers[k + 1].kind == LayerKind::kMaxPool;
     const bool mask_gradient = spec.relu && !pooled;
@@ -77,9 +78,15 @@ class Network::Impl {
         if (spec.relu) {
           throw UserError::format("max pooling {} has a ReLU; put it on the layer before", spec.name);
         }
-        return make_max_pool_layer(context_, spec, src, first, !first && spec_.layers[k - 1].relu);
+        return make_max_pool_layer(context_, spec, src, first, k > 0 && spec_.layers[k - 1].relu);
     }
     CHECK(false, "layer {}", spec.name);
+  }
+
+  // Whether the gradient of layer k's input is of use: whether a layer before it has parameters.
+  bool has_input_gradient(int k) const {
+    return std::any_of(spec_.layers.begin(), spec_.layers.begin() + k,
+                       [](const LayerSpec& layer) { return layer.kind != LayerKind::kMaxPool; });
   }
 
   // Moments of a step: forward of layer k is k, the loss is count(), backward of layer k is 2 * count() - k.
@@ -102,6 +109,7 @@ class Network::Impl {
       activations[k] = add(activation_bytes_[k], is_input ? 0 : k - 1, std::max(last_use, kept));
     }
     for (int k = 1; k <= count(); ++k) {
+      if (!has_input_gradient(k)) continue;
       const bool is_output = k == count();
       if (!is_output && layers_[k]->needs().in_place) {
         gradients[k] = activations[k];
@@ -136,8 +144,8 @@ class Network::Impl {
     for (int k = 0; k < count(); ++k) {
       layers_[k]->bind({.src = at(activation_offsets_[k]),
                         .dst = at(activation_offsets_[k + 1]),
-                        .diff_src = k == 0 ? nullptr : at(gradient_offsets_[k]),
-                        .diff_dst = at(gradient_offsets_[k + 1]),
+                        .diff_src = gradient_at(k),
+                        .diff_dst = gradient_at(k + 1),
                         .forward_scratch = at(forward_scratch_offsets_[k]),
                         .backward_scratch = at(backward_scratch_offsets_[k])});
     }
@@ -161,7 +169,7 @@ class Network::Impl {
     CHECK(static_cast<int64_t>(labels.size()) <= batch_, "{} labels for a batch of {}", labels.size(),
           batch_);
     const std::span<float> logits = activation(count());
-    float* gradient = reinterpret_cast<float*>(at(gradient_offsets_[count()]));
+    auto* gradient = static_cast<float*>(gradient_at(count()));
     return softmax_cross_entropy(logits, spec_.classes, labels, scale, {gradient, logits.size()});
   }
 
@@ -178,6 +186,10 @@ class Network::Impl {
   std::byte* at(int64_t offset) const {
     CHECK(arena_ != nullptr, "the network has no arena yet");
     return arena_ + offset;
+  }
+
+  void* gradient_at(int k) const {
+    return gradient_offsets_[k] == kNone ? nullptr : at(gradient_offsets_[k]);
   }
 
   NetworkSpec spec_;

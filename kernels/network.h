@@ -54,8 +54,8 @@ class Network {
   LossSum loss(std::span<const uint8_t> labels, float scale);
 
   // Runs one layer backward: writes every element of this layer's parameters' gradients, padding included,
-  // below `gradients`, and the gradient of the layer's input into the arena (not for the first layer).
-  // Gradients may have been written with non-temporal stores that are not fenced yet.
+  // below `gradients`, and the gradient of the layer's input into the arena (unless no layer before has
+  // parameters). Gradients may have been written with non-temporal stores that are not fenced yet.
   void backward(int layer, const float* weights, float* gradients);
 
  private:

@@ -26,7 +26,9 @@ struct KernelPlan {
   std::string pass;            // "forward", "backward-data", "backward-weights"
   std::string implementation;  // oneDNN's name, "jit:avx512_core", or ours, "maxpool"
   std::string weights;         // layout in which this pass reads or writes the weights, empty without weights
-  bool view = false;  // the pass reads a reordered copy of the weights, made in scratch just before use
+  // The pass reads a reordered copy, made in scratch just before use: of the weights, or, for
+  // backward-weights, of the layer's input.
+  bool view = false;
 };
 
 struct NetworkPlan {

@@ -2,11 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "kernels/parallel_for.h"
 #include "kernels/relu.h"
-#include "telemetry/check.h"
 
 namespace annulus {
 namespace {
@@ -34,7 +34,7 @@ int kernel_class(const dnnl::primitive_desc& desc) { return kernel_class(onednn:
 }  // namespace
 
 int64_t WeightedLayer::Pass::view_bytes() const {
-  return view_desc ? whole_lines(weights_desc.get_size()) : 0;
+  return view_desc ? whole_lines(viewed_desc.get_size()) : 0;
 }
 
 // Scratch of a pass: the view, then the larger of both primitives' scratchpads.
@@ -54,9 +54,7 @@ WeightedLayer::WeightedLayer(const LayerContext& context, const LayerSpec& spec,
       src_desc_(plan.src),
       dst_desc_(plan.dst),
       bias_desc_(onednn::make_desc({spec.out}, onednn::Tag::a)) {
-  const dnnl::primitive_desc writer = plan.backward_weights(onednn::any_desc(plan.weight_dims));
-  backward_weights_ = checked(kBackwardWeights, writer,
-                              writer ? writer.query_md(dnnl::query::diff_weights_md) : onednn::Desc());
+  backward_weights_ = choose_writer(plan);
   master_desc_ = backward_weights_.weights_desc;
   // Both calls need master_desc_ and the dimensions in it.
   forward_ = choose(kForward, plan.forward);
@@ -84,17 +82,38 @@ WeightedLayer::Pass WeightedLayer::checked(const char* name, dnnl::primitive_des
   return pass;
 }
 
+WeightedLayer::Pass WeightedLayer::choose_writer(const WeightedLayerPlan& plan) const {
+  const onednn::Desc any_weights = onednn::any_desc(plan.weight_dims);
+  dnnl::primitive_desc desc = plan.backward_weights(plan.src, any_weights);
+  onednn::Desc src = plan.src;
+  if (!desc || kernel_class(desc) == 0) {
+    const dnnl::primitive_desc free =
+        plan.backward_weights(onednn::any_desc(onednn::dims_of(plan.src)), any_weights);
+    if (free && (!desc || kernel_class(free) > kernel_class(desc))) {
+      desc = free;
+      src = free.query_md(dnnl::query::src_md);
+    }
+  }
+  Pass pass =
+      checked(kBackwardWeights, desc, desc ? desc.query_md(dnnl::query::diff_weights_md) : onednn::Desc());
+  if (src != plan.src) add_view(pass, plan.src, src);
+  return pass;
+}
+
+void WeightedLayer::add_view(Pass& pass, const onednn::Desc& from, const onednn::Desc& to) const {
+  pass.viewed_desc = to;
+  pass.view_desc = onednn::reorder(context_.engine, from, to);
+  pass.view = onednn::BoundPrimitive(*pass.view_desc);
+}
+
 WeightedLayer::Pass WeightedLayer::choose(const char* name, const PassMaker& make) const {
-  const TensorLayout master = onednn::layout_of(master_desc_);
-  const onednn::Dims dims(master.dims.begin(), master.dims.begin() + master.dims_count);
-  const dnnl::primitive_desc free = make(onednn::any_desc(dims));
+  const dnnl::primitive_desc free = make(onednn::any_desc(onednn::dims_of(master_desc_)));
   const dnnl::primitive_desc forced = make(master_desc_);
   if (forced && (!free || kernel_class(forced) >= kernel_class(free)))
     return checked(name, forced, master_desc_);
 
   Pass pass = checked(name, free, free ? free.query_md(dnnl::query::weights_md) : onednn::Desc());
-  pass.view_desc = onednn::reorder(context_.engine, master_desc_, pass.weights_desc);
-  pass.view = onednn::BoundPrimitive(*pass.view_desc);
+  add_view(pass, master_desc_, pass.weights_desc);
   return pass;
 }
 
@@ -119,49 +138,48 @@ void WeightedLayer::describe(int index, NetworkPlan& plan) const {
   if (backward_data_) plan.kernels.push_back(kernel_of(kBackwardData, *backward_data_));
 }
 
-// Adds the arguments that depend on whether the pass reads a view.
-void WeightedLayer::bind_scratch(Pass& pass, void* scratch) const {
-  void* pad = static_cast<std::byte*>(scratch) + pass.view_bytes();
+// Gives the pass its scratchpad and argument `viewed_arg`: the original, or a view of it.
+void WeightedLayer::bind_inputs(Pass& pass, int viewed_arg, const dnnl::memory& original,
+                                void* scratch) const {
   const auto scratchpad = [&](const dnnl::primitive_desc_base& desc) {
-    dnnl::memory memory = onednn::make_memory(desc.scratchpad_desc(), context_.engine);
-    memory.set_data_handle(pad);
-    return memory;
+    void* pad = static_cast<std::byte*>(scratch) + pass.view_bytes();
+    return memory_at(desc.scratchpad_desc(), pad);
   };
   pass.primitive.set(DNNL_ARG_SCRATCHPAD, scratchpad(pass.desc));
-  if (!pass.view_desc) return;
-  dnnl::memory view = onednn::make_memory(pass.weights_desc, context_.engine);
-  view.set_data_handle(scratch);
-  pass.primitive.set(DNNL_ARG_WEIGHTS, view);
-  pass.view.set(DNNL_ARG_FROM, weights_);
+  if (!pass.view_desc) {
+    pass.primitive.set(viewed_arg, original);
+    return;
+  }
+  const dnnl::memory view = memory_at(pass.viewed_desc, scratch);
+  pass.primitive.set(viewed_arg, view);
+  pass.view.set(DNNL_ARG_FROM, original);
   pass.view.set(DNNL_ARG_TO, view);
   pass.view.set(DNNL_ARG_SCRATCHPAD, scratchpad(*pass.view_desc));
 }
 
+dnnl::memory WeightedLayer::memory_at(const onednn::Desc& desc, void* address) const {
+  dnnl::memory memory = onednn::make_memory(desc, context_.engine);
+  memory.set_data_handle(address);
+  return memory;
+}
+
 void WeightedLayer::bind(const LayerBuffers& buffers) {
   buffers_ = buffers;
-  const auto memory_at = [&](const onednn::Desc& desc, void* address) {
-    dnnl::memory memory = onednn::make_memory(desc, context_.engine);
-    memory.set_data_handle(address);
-    return memory;
-  };
   const dnnl::memory src = memory_at(src_desc_, buffers.src);
   const dnnl::memory diff_dst = memory_at(dst_desc_, buffers.diff_dst);
 
-  bind_scratch(forward_, buffers.forward_scratch);
+  bind_inputs(forward_, DNNL_ARG_WEIGHTS, weights_, buffers.forward_scratch);
   forward_.primitive.set(DNNL_ARG_SRC, src);
-  if (!forward_.view_desc) forward_.primitive.set(DNNL_ARG_WEIGHTS, weights_);
   forward_.primitive.set(DNNL_ARG_BIAS, bias_);
   forward_.primitive.set(DNNL_ARG_DST, memory_at(dst_desc_, buffers.dst));
 
-  bind_scratch(backward_weights_, buffers.backward_scratch);
-  backward_weights_.primitive.set(DNNL_ARG_SRC, src);
+  bind_inputs(backward_weights_, DNNL_ARG_SRC, src, buffers.backward_scratch);
   backward_weights_.primitive.set(DNNL_ARG_DIFF_DST, diff_dst);
   backward_weights_.primitive.set(DNNL_ARG_DIFF_WEIGHTS, diff_weights_);
   backward_weights_.primitive.set(DNNL_ARG_DIFF_BIAS, diff_bias_);
 
   if (!backward_data_) return;
-  bind_scratch(*backward_data_, buffers.backward_scratch);
-  if (!backward_data_->view_desc) backward_data_->primitive.set(DNNL_ARG_WEIGHTS, weights_);
+  bind_inputs(*backward_data_, DNNL_ARG_WEIGHTS, weights_, buffers.backward_scratch);
   backward_data_->primitive.set(DNNL_ARG_DIFF_DST, diff_dst);
   backward_data_->primitive.set(DNNL_ARG_DIFF_SRC, memory_at(src_desc_, buffers.diff_src));
 }
@@ -171,12 +189,16 @@ void WeightedLayer::set_parameter_offsets(std::span<const int64_t> offsets) {
   bias_offset_ = offsets[1];
 }
 
+void WeightedLayer::run(const Pass& pass) const {
+  if (pass.view_desc) pass.view.run(context_.stream);
+  pass.primitive.run(context_.stream);
+}
+
 void WeightedLayer::forward(const float* weights) {
   // oneDNN's interface knows no const; make_read_only_memory keeps it from writing.
   weights_.set_data_handle(const_cast<float*>(weights + weights_offset_));
   bias_.set_data_handle(const_cast<float*>(weights + bias_offset_));
-  if (forward_.view_desc) forward_.view.run(context_.stream);
-  forward_.primitive.run(context_.stream);
+  run(forward_);
 }
 
 void WeightedLayer::backward(const float* weights, float* gradients) {
@@ -189,11 +211,10 @@ void WeightedLayer::backward(const float* weights, float* gradients) {
   }
   diff_weights_.set_data_handle(gradients + weights_offset_);
   diff_bias_.set_data_handle(gradients + bias_offset_);
-  backward_weights_.primitive.run(context_.stream);
+  run(backward_weights_);
   if (!backward_data_) return;
   weights_.set_data_handle(const_cast<float*>(weights + weights_offset_));
-  if (backward_data_->view_desc) backward_data_->view.run(context_.stream);
-  backward_data_->primitive.run(context_.stream);
+  run(*backward_data_);
 }
 
 }  // namespace annulus

@@ -23,8 +23,9 @@ struct WeightedLayerPlan {
   onednn::Dims weight_dims;
   int64_t fan_in = 0;
   onednn::Desc src, dst;
-  PassMaker forward, backward_weights;
-  PassMaker backward_data;  // empty for the first layer of a network
+  PassMaker forward;
+  std::function<dnnl::primitive_desc(const onednn::Desc& src, const onednn::Desc& weights)> backward_weights;
+  PassMaker backward_data;  // empty where the input needs no gradient
 };
 
 class WeightedLayer final : public Layer {
@@ -47,6 +48,7 @@ class WeightedLayer final : public Layer {
   struct Pass {
     dnnl::primitive_desc desc;
     onednn::Desc weights_desc;
+    onednn::Desc viewed_desc;  // layout of the view, where there is one
     std::optional<dnnl::primitive_desc_base> view_desc;
     onednn::BoundPrimitive primitive;
     onednn::BoundPrimitive view;
@@ -55,9 +57,13 @@ class WeightedLayer final : public Layer {
     int64_t scratch_bytes() const;
   };
 
+  Pass choose_writer(const WeightedLayerPlan& plan) const;
   Pass choose(const char* name, const PassMaker& make) const;
   Pass checked(const char* name, dnnl::primitive_desc desc, const onednn::Desc& weights) const;
-  void bind_scratch(Pass& pass, void* scratch) const;
+  void add_view(Pass& pass, const onednn::Desc& from, const onednn::Desc& to) const;
+  void bind_inputs(Pass& pass, int viewed_arg, const dnnl::memory& original, void* scratch) const;
+  dnnl::memory memory_at(const onednn::Desc& desc, void* address) const;
+  void run(const Pass& pass) const;
   KernelPlan kernel_of(const char* name, const Pass& pass) const;
 
   LayerContext context_;

@@ -1,0 +1,112 @@
+// A Network with all it needs to run a step in a test: arena, parameters, gradients.
+//
+// The parameters lie on pages that are read-only during a step, so a write to them ends the test. Arena and
+// gradients start as NaNs, so reading what was never written shows in the results.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "aligned_floats.h"
+#include "kernels/network.h"
+#include "reference_network.h"
+#include "telemetry/check.h"
+
+namespace annulus {
+
+class NetworkHarness {
+ public:
+  NetworkHarness(const NetworkSpec& spec, int64_t batch, int threads = 1)
+      : spec_(spec), network_(spec, batch, threads) {
+    for (const ParameterPlan& parameter : plan().parameters) {
+      offsets_.push_back(elements_);
+      elements_ += (parameter.layout.padded_elements() + 63) / 64 * 64;
+    }
+    arena_.assign(plan().arena_bytes / sizeof(float), NAN);
+    gradients_.assign(elements_, NAN);
+    weights_ = static_cast<float*>(
+        mmap(nullptr, weight_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    CHECK(weights_ != MAP_FAILED);
+    network_.bind_arena(std::as_writable_bytes(std::span(arena_)));
+    network_.set_parameter_offsets(offsets_);
+    randomize(1);
+  }
+  ~NetworkHarness() { munmap(weights_, weight_bytes()); }
+  NetworkHarness(const NetworkHarness&) = delete;
+  NetworkHarness& operator=(const NetworkHarness&) = delete;
+
+  const NetworkPlan& plan() const { return network_.plan(); }
+  Network& network() { return network_; }
+
+  // Weights of about the size of PyTorch's initial ones, uniform images, labels. Equal seeds give equal
+  // values for any batch: image i is the same.
+  void randomize(unsigned seed) {
+    std::mt19937 random(seed);
+    const auto uniform = [&](double limit) {
+      return static_cast<float>(std::uniform_real_distribution<double>(-limit, limit)(random));
+    };
+    parameters_.clear();
+    mprotect(weights_, weight_bytes(), PROT_READ | PROT_WRITE);
+    for (size_t p = 0; p < offsets_.size(); ++p) {
+      const TensorLayout& layout = plan().parameters[p].layout;
+      std::vector<float> values(layout.elements());
+      for (float& value : values) value = uniform(2 / std::sqrt(plan().parameters[p].fan_in));
+      from_plain(layout, values.data(), weights_ + offsets_[p]);
+      parameters_.emplace_back(values.begin(), values.end());
+    }
+    mprotect(weights_, weight_bytes(), PROT_READ);
+    labels_.clear();
+    const int64_t pixels = spec_.input.pixels();
+    for (int64_t image = 0; image < plan().batch; ++image) {
+      for (int64_t i = 0; i < pixels; ++i) network_.input()[image * pixels + i] = uniform(1);
+      labels_.push_back(static_cast<uint8_t>(random() % spec_.classes));
+    }
+  }
+
+  // Forward, loss over the first `images` and backward; the images behind them become zeros.
+  LossSum step(int64_t images, float scale) {
+    auto input = network_.input();
+    std::fill(input.begin() + images * spec_.input.pixels(), input.end(), 0.0F);
+    for (int k = 0; k < network_.layers(); ++k) network_.forward(k, weights_);
+    logits_.assign(network_.logits().begin(), network_.logits().end());
+    const LossSum sum = network_.loss(std::span(labels_).first(images), scale);
+    for (int k = network_.layers() - 1; k >= 0; --k) network_.backward(k, weights_, gradients_.data());
+    return sum;
+  }
+
+  std::vector<float> gradient(size_t parameter) const {
+    const TensorLayout& layout = plan().parameters[parameter].layout;
+    std::vector<float> plain(layout.elements());
+    to_plain(layout, gradients_.data() + offsets_[parameter], plain.data());
+    return plain;
+  }
+  // All elements, padding included, in the master layout.
+  std::span<const float> stored_gradient(size_t parameter) const {
+    return {gradients_.data() + offsets_[parameter],
+            static_cast<size_t>(plan().parameters[parameter].layout.padded_elements())};
+  }
+  const AlignedFloats& gradients() const { return gradients_; }
+  const std::vector<float>& logits() const { return logits_; }
+  const std::vector<Doubles>& parameters() const { return parameters_; }
+  const std::vector<uint8_t>& labels() const { return labels_; }
+  Doubles input() { return {network_.input().begin(), network_.input().end()}; }
+
+ private:
+  size_t weight_bytes() const { return elements_ * sizeof(float); }
+
+  NetworkSpec spec_;
+  Network network_;
+  std::vector<int64_t> offsets_;
+  int64_t elements_ = 0;
+  AlignedFloats arena_, gradients_;
+  float* weights_ = nullptr;
+  std::vector<Doubles> parameters_;  // the same weights, row-major
+  std::vector<uint8_t> labels_;
+  std::vector<float> logits_;
+};
+
+}  // namespace annulus

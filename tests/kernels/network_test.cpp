@@ -1,0 +1,244 @@
+#include "kernels/network.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "network_harness.h"
+#include "runtime/models.h"
+#include "telemetry/error.h"
+
+namespace annulus {
+
+void PrintTo(const NetworkSpec& spec, std::ostream* out) { *out << spec.name; }
+
+namespace {
+
+LayerSpec conv(const char* name, int out, int kernel, int padding, bool relu) {
+  return {LayerKind::kConvolution, name, out, kernel, padding, relu};
+}
+LayerSpec pool(const char* name, int window) { return {LayerKind::kMaxPool, name, 0, window, 0, false}; }
+LayerSpec fc(const char* name, int out, bool relu) { return {LayerKind::kLinear, name, out, 0, 0, relu}; }
+
+NetworkSpec net(const char* name, ImageShape input, std::vector<LayerSpec> layers) {
+  const int classes = layers.back().out;
+  return {name, input, classes, std::move(layers)};
+}
+
+// Every kind of layer first, in the middle and behind every other; sizes that fill blocks and sizes that do
+// not.
+std::vector<NetworkSpec> specs() {
+  return {
+      net("linear", {2, 4, 4}, {fc("fc1", 5, false)}),
+      net("linear_relu", {1, 5, 5}, {fc("fc1", 33, true), fc("fc2", 7, true), fc("fc3", 3, false)}),
+      net("last_relu", {1, 5, 5}, {fc("fc1", 16, false), fc("fc2", 4, true)}),
+      net("conv_padded", {3, 6, 6}, {conv("conv1", 16, 3, 1, true), fc("fc1", 4, false)}),
+      net("conv_conv", {16, 7, 7},
+          {conv("conv1", 32, 3, 1, true), conv("conv2", 16, 1, 0, false), conv("conv3", 48, 3, 0, true),
+           fc("fc1", 10, false)}),
+      net("conv_pool", {1, 9, 9}, {conv("conv1", 32, 3, 0, false), pool("pool1", 2), fc("fc1", 10, false)}),
+      net("conv_relu_pool", {3, 12, 11},
+          {conv("conv1", 32, 5, 2, true), pool("pool1", 3), conv("conv2", 64, 3, 1, true), pool("pool2", 2),
+           fc("fc1", 20, true), fc("fc2", 10, false)}),
+      net("odd_channels", {3, 8, 8},
+          {conv("conv1", 20, 3, 1, true), pool("pool1", 2), conv("conv2", 10, 3, 1, true), fc("fc1", 9, true),
+           fc("fc2", 3, false)}),
+      net("pool_first", {3, 8, 8}, {pool("pool1", 2), conv("conv1", 16, 3, 0, true), fc("fc1", 3, false)}),
+      make_network("mlp", {1, 12, 12}, 10),
+      make_network("simplecnn", {1, 12, 12}, 10),
+      make_network("simplecnn", {3, 13, 11}, 10),
+  };
+}
+
+class EachNetwork : public testing::TestWithParam<NetworkSpec> {};
+
+INSTANTIATE_TEST_SUITE_P(Networks, EachNetwork, testing::ValuesIn(specs()), [](const auto& info) {
+  return info.param.name + "_" + std::to_string(info.param.input.channels) + "_channels";
+});
+
+// 1e-5 of the largest logit: sums of up to 1,600 products, rounded in single precision.
+TEST_P(EachNetwork, LogitsAndLossMatchThePlainDoubleLoops) {
+  constexpr int kImages = 5;
+  NetworkHarness harness(GetParam(), kImages);
+  const ReferenceNetwork reference(GetParam());
+  const Doubles expected = reference.logits(harness.parameters(), harness.input(), kImages);
+  const double loss = reference.loss(harness.parameters(), harness.input(), harness.labels(), 1.0 / kImages);
+  const LossSum sum = harness.step(kImages, 1.0F / kImages);
+  double largest = 0;
+  for (const double logit : expected) largest = std::max(largest, std::abs(logit));
+  ASSERT_EQ(harness.logits().size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(harness.logits()[i], expected[i], 1e-5 * largest);
+  EXPECT_NEAR(sum.mean_loss(), loss, 1e-5 * std::max(1.0, largest));
+}
+
+// Central differences in double precision are exact to about 1e-9 here, single precision adds 1e-6 of the
+// largest gradients; the bound is 2e-5 of the largest element of each parameter's gradient.
+TEST_P(EachNetwork, GradientsMatchCentralDifferencesOfTheLoss) {
+  constexpr int kImages = 4, kSamples = 25;
+  constexpr double kStep = 1e-6, kScale = 0.25;
+  NetworkHarness harness(GetParam(), kImages);
+  const ReferenceNetwork reference(GetParam());
+  const Doubles input = harness.input();
+  harness.step(kImages, kScale);
+  std::vector<Doubles> parameters = harness.parameters();
+  std::mt19937 random(3);
+  for (size_t p = 0; p < parameters.size(); ++p) {
+    const std::vector<float> gradient = harness.gradient(p);
+    double largest = 0;
+    for (const float value : gradient) largest = std::max(largest, std::abs(double{value}));
+    EXPECT_GT(largest, 0) << harness.plan().parameters[p].name;
+    for (int sample = 0; sample < kSamples; ++sample) {
+      const size_t i = random() % gradient.size();
+      const double kept = parameters[p][i];
+      parameters[p][i] = kept + kStep;
+      const double above = reference.loss(parameters, input, harness.labels(), kScale);
+      parameters[p][i] = kept - kStep;
+      const double below = reference.loss(parameters, input, harness.labels(), kScale);
+      parameters[p][i] = kept;
+      ASSERT_NEAR(gradient[i], (above - below) / (2 * kStep), 2e-5 * largest)
+          << harness.plan().parameters[p].name << " element " << i;
+    }
+  }
+}
+
+TEST_P(EachNetwork, APartialBatchHasTheGradientOfTheSmallerBatch) {
+  constexpr int kImages = 3;
+  NetworkHarness whole(GetParam(), kImages), partial(GetParam(), kImages + 4);
+  const LossSum expected = whole.step(kImages, 0.5F), sum = partial.step(kImages, 0.5F);
+  EXPECT_EQ(sum.images, expected.images);
+  EXPECT_NEAR(sum.mean_loss(), expected.mean_loss(), 1e-5);
+  for (size_t p = 0; p < whole.parameters().size(); ++p) {
+    const std::vector<float> a = whole.gradient(p), b = partial.gradient(p);
+    const float largest = std::abs(
+        *std::max_element(a.begin(), a.end(), [](float x, float y) { return std::abs(x) < std::abs(y); }));
+    for (size_t i = 0; i < a.size(); ++i) {
+      ASSERT_NEAR(a[i], b[i], 1e-5F * largest) << whole.plan().parameters[p].name;
+    }
+  }
+}
+
+TEST_P(EachNetwork, RepeatsItsBits) {
+  NetworkHarness first(GetParam(), 6), second(GetParam(), 6);
+  first.step(6, 1);
+  second.step(6, 1);
+  // Once more in a used arena.
+  second.randomize(2);
+  second.step(4, 1);
+  second.randomize(1);
+  second.step(6, 1);
+  for (size_t p = 0; p < first.parameters().size(); ++p) {
+    const auto a = first.stored_gradient(p), b = second.stored_gradient(p);
+    EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin())) << first.plan().parameters[p].name;
+  }
+}
+
+TEST_P(EachNetwork, WritesZerosIntoThePaddingOfGradients) {
+  NetworkHarness harness(GetParam(), 2);
+  harness.step(2, 1);
+  for (size_t p = 0; p < harness.parameters().size(); ++p) {
+    const TensorLayout& layout = harness.plan().parameters[p].layout;
+    const std::vector<float> plain = harness.gradient(p);
+    std::vector<float> expected(layout.padded_elements());
+    from_plain(layout, plain.data(), expected.data());
+    const auto stored = harness.stored_gradient(p);
+    EXPECT_TRUE(std::equal(stored.begin(), stored.end(), expected.begin()))
+        << harness.plan().parameters[p].name;
+  }
+}
+
+TEST_P(EachNetwork, TwoThreadsAgreeWithOneUpToRounding) {
+  // A network's number of threads holds for the calling thread until the next network is made.
+  NetworkHarness two(GetParam(), 6, 2);
+  EXPECT_EQ(two.plan().threads, 2);
+  two.step(6, 0.25F);
+  NetworkHarness one(GetParam(), 6, 1);
+  one.step(6, 0.25F);
+  for (size_t p = 0; p < one.parameters().size(); ++p) {
+    const std::vector<float> a = one.gradient(p), b = two.gradient(p);
+    double largest = 0;
+    for (const float value : a) largest = std::max(largest, std::abs(double{value}));
+    for (size_t i = 0; i < a.size(); ++i) {
+      ASSERT_NEAR(a[i], b[i], 1e-5 * largest) << one.plan().parameters[p].name;
+    }
+  }
+}
+
+TEST(Network, PlanOfTheSameNetworkHasTheSameHash) {
+  const NetworkSpec spec = make_network("simplecnn", {1, 28, 28}, 10);
+  const Network first(spec, 16, 1), second(spec, 16, 1), other(spec, 17, 1);
+  EXPECT_EQ(first.plan().hash(), second.plan().hash());
+  EXPECT_NE(first.plan().hash(), other.plan().hash());
+}
+
+TEST(Network, PlanListsParametersInOrderOfUse) {
+  const Network network(make_network("simplecnn", {1, 28, 28}, 10), 16, 1);
+  std::vector<std::string> names;
+  for (const ParameterPlan& parameter : network.plan().parameters) names.push_back(parameter.name);
+  EXPECT_EQ(names, (std::vector<std::string>{"conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias",
+                                             "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}));
+  EXPECT_EQ(network.plan().parameters[2].layer, 2);
+  EXPECT_EQ(network.plan().parameters[2].fan_in, 32 * 9);
+  EXPECT_EQ(network.plan().parameters[5].fan_in, 64 * 5 * 5);
+  EXPECT_EQ(network.plan().parameters[4].layout.elements(), 128 * 64 * 5 * 5);
+}
+
+TEST(Network, NoPassRunsOnAReferenceKernel) {
+  for (const NetworkSpec& spec : specs()) {
+    const Network network(spec, 8, 1);
+    if (network.plan().isa.rfind("avx2", 0) != 0 && network.plan().isa.rfind("avx512", 0) != 0) GTEST_SKIP();
+    for (const KernelPlan& kernel : network.plan().kernels) {
+      EXPECT_EQ(kernel.implementation.find("ref"), std::string::npos) << spec.name << " " << kernel.layer;
+    }
+  }
+}
+
+TEST(Network, BackwardDataOfTheSecondConvolutionReadsAViewOnAvx512) {
+  const Network network(make_network("simplecnn", {1, 28, 28}, 10), 16, 1);
+  if (network.plan().isa.rfind("avx512", 0) != 0 || network.plan().library.rfind("oneDNN 2.", 0) != 0) {
+    GTEST_SKIP() << network.plan().isa << ", " << network.plan().library;
+  }
+  std::vector<std::string> views;
+  for (const KernelPlan& kernel : network.plan().kernels) {
+    if (kernel.view) views.push_back(kernel.layer + " " + kernel.pass + " " + kernel.weights);
+  }
+  EXPECT_EQ(views, std::vector<std::string>{"conv2 backward-data ABcd16a16b"});
+}
+
+TEST(Network, TheFirstLayerHasNoBackwardData) {
+  const Network network(make_network("simplecnn", {1, 28, 28}, 10), 4, 1);
+  for (const KernelPlan& kernel : network.plan().kernels) {
+    EXPECT_FALSE(kernel.layer == "conv1" && kernel.pass == "backward-data");
+  }
+}
+
+TEST(Network, ArenaIsSmallerThanAllBuffersTogether) {
+  const Network network(make_network("simplecnn", {3, 32, 32}, 10), 16, 1);
+  // Outputs of conv1, pool1, conv2 and pool2, which all have gradients as well.
+  const int64_t outputs = 16 * 4 * (32 * 30 * 30 + 32 * 15 * 15 + 64 * 13 * 13 + 64 * 6 * 6);
+  EXPECT_GT(network.plan().arena_bytes, outputs);
+  EXPECT_LT(network.plan().arena_bytes, 2 * outputs);
+}
+
+TEST(Network, AnImageTooSmallForALayerIsTheUsersError) {
+  const NetworkSpec spec = net("tiny", {1, 4, 4}, {conv("conv1", 16, 5, 0, true), fc("fc1", 2, false)});
+  try {
+    const Network network(spec, 1, 1);
+    FAIL();
+  } catch (const UserError& error) {
+    EXPECT_NE(std::string(error.what()).find("conv1"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("1x5x5"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("1x4x4"), std::string::npos);
+  }
+}
+
+TEST(Network, MustEndWithALinearLayerOfItsClasses) {
+  NetworkSpec spec = net("headless", {1, 8, 8}, {conv("conv1", 16, 3, 0, true)});
+  EXPECT_THROW(Network(spec, 1, 1), UserError);
+  spec = net("wrong", {1, 8, 8}, {fc("fc1", 16, false)});
+  spec.classes = 10;
+  EXPECT_THROW(Network(spec, 1, 1), UserError);
+}
+
+}  // namespace
+}  // namespace annulus

@@ -1,0 +1,121 @@
+#include "kernels/optimizer.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <random>
+
+#include "aligned_floats.h"
+#include "each_target.h"
+#include "kernels/reduce.h"
+
+namespace annulus {
+namespace {
+
+constexpr int64_t kElements = 64 * 9;
+constexpr float kUnwritten = std::numeric_limits<float>::quiet_NaN();
+
+AlignedFloats random_floats(unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  AlignedFloats values(kElements);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+const SgdStep kSteps[] = {
+    {.learning_rate = 0.1F},
+    {.learning_rate = 0.1F, .weight_decay = 0.01F},
+    {.learning_rate = 0.05F, .momentum = 0.9F},
+    {.learning_rate = 0.05F, .momentum = 0.9F, .weight_decay = 5e-4F},
+    {.learning_rate = 0.05F, .momentum = 0.9F, .weight_decay = 5e-4F, .nesterov = true},
+};
+
+struct State {
+  AlignedFloats weights = AlignedFloats(kElements, kUnwritten),
+                moments = AlignedFloats(kElements, kUnwritten);
+};
+
+TEST(SgdUpdate, HasTheBitsOfThePlainLoopInEveryModeOnEveryTarget) {
+  const AlignedFloats gradient = random_floats(1), weights = random_floats(2), moments = random_floats(3);
+  for_each_target([&] {
+    for (const SgdStep& step : kSteps) {
+      State expected, updated;
+      sgd_update_reference(step, kElements, gradient.data(), weights.data(), moments.data(),
+                           expected.weights.data(), expected.moments.data());
+      sgd_update(step, kElements, gradient.data(), weights.data(), moments.data(), updated.weights.data(),
+                 updated.moments.data());
+      EXPECT_EQ(updated.weights, expected.weights);
+      if (step.momentum == 0) continue;
+      EXPECT_EQ(updated.moments, expected.moments);
+    }
+  });
+}
+
+TEST(SgdUpdate, MatchesPyTorchsDefinitionInDoublePrecision) {
+  const AlignedFloats gradient = random_floats(4), weights = random_floats(5), moments = random_floats(6);
+  for (const SgdStep& step : kSteps) {
+    State updated;
+    sgd_update(step, kElements, gradient.data(), weights.data(), moments.data(), updated.weights.data(),
+               updated.moments.data());
+    for (int64_t i = 0; i < kElements; ++i) {
+      const double w = weights[i], mu = step.momentum;
+      double d = gradient[i] + double{step.weight_decay} * w;
+      if (mu != 0) {
+        const double m = mu * moments[i] + d;
+        EXPECT_NEAR(updated.moments[i], m, 1e-6);
+        d = step.nesterov ? d + mu * m : m;
+      }
+      EXPECT_NEAR(updated.weights[i], w - step.learning_rate * d, 1e-6);
+    }
+  }
+}
+
+TEST(SgdUpdate, WithoutMomentumTouchesNoMoments) {
+  const AlignedFloats gradient = random_floats(7), weights = random_floats(8);
+  AlignedFloats updated(kElements);
+  sgd_update(kSteps[0], kElements, gradient.data(), weights.data(), nullptr, updated.data(), nullptr);
+  EXPECT_NE(updated, weights);
+}
+
+TEST(SgdUpdate, BitsDoNotDependOnHowElementsAreDealtOut) {
+  const AlignedFloats gradient = random_floats(9), weights = random_floats(10), moments = random_floats(11);
+  State whole, parts;
+  const SgdStep step = kSteps[4];
+  sgd_update(step, kElements, gradient.data(), weights.data(), moments.data(), whole.weights.data(),
+             whole.moments.data());
+  for (int64_t begin = 0; begin < kElements; begin += 192) {
+    sgd_update(step, 192, gradient.data() + begin, weights.data() + begin, moments.data() + begin,
+               parts.weights.data() + begin, parts.moments.data() + begin);
+  }
+  EXPECT_EQ(parts.weights, whole.weights);
+  EXPECT_EQ(parts.moments, whole.moments);
+}
+
+TEST(SgdUpdateDeathTest, RefusesATail) {
+  AlignedFloats x(128);
+  EXPECT_DEATH(sgd_update(kSteps[0], 100, x.data(), x.data(), nullptr, x.data(), nullptr), "n = 100");
+}
+
+TEST(Add, HasTheBitsOfThePlainLoopOnEveryTarget) {
+  const AlignedFloats a = random_floats(12), b = random_floats(13);
+  for_each_target([&] {
+    AlignedFloats expected(kElements, kUnwritten), sum(kElements, kUnwritten);
+    add_reference(kElements, a.data(), b.data(), expected.data());
+    add(kElements, a.data(), b.data(), sum.data());
+    EXPECT_EQ(sum, expected);
+  });
+}
+
+TEST(Add, MayWriteOverEitherAddend) {
+  const AlignedFloats a = random_floats(14), b = random_floats(15);
+  AlignedFloats expected(kElements), left = a, right = b;
+  add(kElements, a.data(), b.data(), expected.data());
+  add(kElements, left.data(), b.data(), left.data());
+  add(kElements, a.data(), right.data(), right.data());
+  EXPECT_EQ(left, expected);
+  EXPECT_EQ(right, expected);
+}
+
+}  // namespace
+}  // namespace annulus
