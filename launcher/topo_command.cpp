@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "launcher/placement_report.h"
@@ -38,7 +39,10 @@ int topo_command(const TopoOptions& options, int64_t began_ns) {
   const Job job = plan_job(config, machine, dataset, !imagined);
   const std::vector<int64_t> bytes(job.run.config.workers, job.worker_bytes());
   fmt::print("{}{}", draw_machine(machine, job.placement), draw_workers(job.placement, bytes));
-  for (const std::string& note : job.notes) fmt::print("note: {}\n", note);
+  for (const std::string& note : job.notes) {
+    const std::vector<std::string>& drawn = job.placement.notes;
+    if (std::find(drawn.begin(), drawn.end(), note) == drawn.end()) fmt::print("note: {}\n", note);
+  }
   fmt::print("{}", draw_segment(job));
   if (!options.verify) return 0;
 

@@ -39,7 +39,8 @@ Segment::Segment(const SegmentPlan& plan, const SegmentInputs& inputs, uint64_t 
       state_arrays_(inputs.state_arrays) {
   fd_ = memfd_create("annulus", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd_ < 0 || ftruncate(fd_, plan.bytes) != 0) throw reserve_error(plan.bytes, errno);
-  region_ = bip::mapped_region(Mappable{bip::ipcdetail::mapping_handle_from_file_handle(fd_)}, bip::read_write, 0, plan.bytes);
+  region_ = bip::mapped_region(Mappable{bip::ipcdetail::mapping_handle_from_file_handle(fd_)},
+                               bip::read_write, 0, plan.bytes);
 
   // Bind first: a memfd keeps a policy per range, by which fallocate then places each page.
   for (const SegmentPlan::Home& home : plan.homes) {

@@ -1,5 +1,5 @@
-// TrainConfig: one training run, as flags and the YAML file describe it. Which flags exist, their help and how
-// text becomes a value is the option table's affair (launcher/options.cpp).
+// TrainConfig: one training run, as flags and the YAML file describe it. Which flags exist, their help and
+// how text becomes a value is the option table's affair (launcher/options.cpp).
 #pragma once
 
 #include <cstdint>
@@ -21,11 +21,11 @@ struct TrainConfig {
   bool smt = false;           // use every hardware thread as a core of its own
 
   // How long, in which portions.
-  int64_t batch_size = 128;        // global
-  int64_t shards = 0;              // of the global batch; 0: as many as workers
-  int64_t epochs = 5;              // counts when steps is absent
-  std::optional<int64_t> steps;    // overrides epochs
-  std::string last_batch = "keep"; // keep, drop
+  int64_t batch_size = 128;         // global
+  int64_t shards = 0;               // of the global batch; 0: as many as workers
+  int64_t epochs = 5;               // counts when steps is absent
+  std::optional<int64_t> steps;     // overrides epochs
+  std::string last_batch = "keep";  // keep, drop
 
   // With which arithmetic.
   std::string optimizer = "momentum";  // sgd, momentum, nesterov
