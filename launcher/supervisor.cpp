@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/parallel_for.h"
 #include "launcher/placement_report.h"
 #include "launcher/residency.h"
 #include "runtime/checksum.h"
@@ -55,6 +56,17 @@ class SignalBlock {
  private:
   sigset_t before_;
 };
+
+// Gives each thread of this worker's pool a CPU of its own. The pool's threads are made here, after the process was
+// bound, so that they inherit its memory policy.
+void bind_threads(const std::vector<int>& cpus) {
+  if (cpus.size() < 2) return;
+  const int threads = static_cast<int>(cpus.size());
+  set_threads(threads);
+  parallel_for(threads, threads, [&](int64_t begin, int64_t) {
+    (void)bind_thread(cpus[begin]);  // refused where the process's binding was, which has been reported
+  });
+}
 
 class Supervisor {
  public:
@@ -195,6 +207,7 @@ void Supervisor::start_worker(int rank) {
     const KernelAnswer bound = bind_this_process(machine_, job_.placement.workers[rank]);
     // One warning is enough for all ranks: containers refuse all of them or none.
     if (!bound.ok() && rank == 0) write_all(output, bound.refusal);
+    bind_threads(job_.placement.workers[rank].thread_cpus);
     RankPart& part = segment_.rank(rank);
     part.pid.store(getpid(), std::memory_order_relaxed);
     const uint64_t one = 1;
