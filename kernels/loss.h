@@ -4,13 +4,15 @@
 #include <cstdint>
 #include <span>
 
+#include "telemetry/records.h"
+
 namespace annulus {
 
 // Sums over images. Losses are added as integers, in units of 2^-24 nats, so that the sum does not depend on
 // the order or on how images were dealt to ranks. An image whose loss is not finite, or kLargest and more, is
 // counted in `not_finite` and adds nothing to `loss_units`; so half a million images cannot overflow the sum.
 struct LossSum {
-  static constexpr double kUnit = 1.0 / (1 << 24);
+  static constexpr double kUnit = kLossUnitNats;
   static constexpr double kLargest = 1 << 20;  // nats
 
   int64_t loss_units = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "kernels/cpu_features.h"
 #include "kernels/dnnl_compat.h"
 #include "kernels/network.h"
 #include "launcher/child_process.h"
@@ -114,7 +115,9 @@ OneDnnVersion ask_onednn_version() {
   const nlohmann::json json = nlohmann::json::parse(text);
   const std::string library = json.at(0);
   const std::size_t first = library.find(' '), second = library.find(' ', first + 1);
-  return {library.substr(first + 1, second - first - 1), library.substr(second + 1), json.at(1)};
+  const std::string isa = json.at(1);
+  return {library.substr(first + 1, second - first - 1), library.substr(second + 1),
+          fmt::format("{}; oneDNN uses {}, own loops {}", cpu_features(), isa, dispatched_target())};
 }
 
 }  // namespace annulus

@@ -31,11 +31,12 @@ constexpr const char* kUsage =
     "\n"
     "Each command explains its flags with --help.\n";
 
-// Idle threads of OpenMP's pool spin for milliseconds by default, which starves whoever shares their cores. libgomp
-// reads this variable when it is loaded, that is before main: so the program starts itself anew, once, if a run has a
-// pool at all. About 0.1 ms, twice what waking a thread costs.
+// Idle threads of OpenMP's pool spin for milliseconds by default, which starves whoever shares their cores.
+// libgomp reads this variable when it is loaded, that is before main: so the program starts itself anew,
+// once, if a run has a pool at all. About 0.1 ms, twice what waking a thread costs.
 void limit_pool_spinning(int threads_per_worker) {
-  if (threads_per_worker < 2 || getenv("GOMP_SPINCOUNT") != nullptr || getenv("OMP_WAIT_POLICY") != nullptr) return;
+  if (threads_per_worker < 2 || getenv("GOMP_SPINCOUNT") != nullptr || getenv("OMP_WAIT_POLICY") != nullptr)
+    return;
   setenv("GOMP_SPINCOUNT", "5000", 1);
   execv("/proc/self/exe", original_argv);  // where that fails the run is only slower
 }

@@ -69,15 +69,20 @@ std::string to_line(const EvalSummary& evaluation) {
          "\n";
 }
 
-// The scribe's whole life. `input` ends when the launcher closes it or dies.
+// The scribe's whole life. Writes nothing before the data is there: until then the run may yet be refused.
+// `input` ends when the launcher closes it or dies.
 int write_run_files(const fs::path& directory, const Job& job, const Segment& segment, int input) {
-  write_file(directory / "config.yaml", to_yaml(job.run.config));
-  write_file(directory / "plan.json", nlohmann::json(job.run.network).dump(1) + "\n");
-  std::ofstream metrics(directory / "metrics.jsonl", std::ios::binary);
+  std::ofstream metrics;
   StepAggregator aggregator(
       segment.ranks(), [&](int rank) -> const StepRing& { return segment.rank(rank).steps; },
       [&](int rank) -> const EvalRing& { return segment.rank(rank).evaluations; });
-  const auto drain = [&] {
+  const auto follow = [&] {
+    if (segment.header().data_ready.load(std::memory_order_acquire) == 0) return;
+    if (!metrics.is_open()) {
+      write_file(directory / "config.yaml", to_yaml(job.run.config));
+      write_file(directory / "plan.json", nlohmann::json(job.run.network).dump(1) + "\n");
+      metrics.open(directory / "metrics.jsonl", std::ios::binary);
+    }
     aggregator.poll(
         [&](const StepSummary& step) { metrics << to_line(step, job.run.schedule.steps_per_epoch()); },
         [&](const EvalSummary& evaluation) { metrics << to_line(evaluation); });
@@ -87,14 +92,15 @@ int write_run_files(const fs::path& directory, const Job& job, const Segment& se
   for (;;) {
     pollfd watch{input, POLLIN, 0};
     const int ready = poll(&watch, 1, kPollMs);
-    drain();
+    follow();
     if (ready <= 0) continue;
     char buffer[4096];
     const ssize_t got = read(input, buffer, sizeof buffer);
     if (got <= 0) break;
     summary.append(buffer, got);
   }
-  drain();
+  follow();
+  if (!metrics.is_open()) return 0;
   if (!summary.empty()) write_file(directory / "summary.json", summary);
   if (!metrics) throw std::runtime_error("cannot write metrics.jsonl: is the disk full?");
   return 0;

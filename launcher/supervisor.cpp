@@ -57,8 +57,8 @@ class SignalBlock {
   sigset_t before_;
 };
 
-// Gives each thread of this worker's pool a CPU of its own. The pool's threads are made here, after the process was
-// bound, so that they inherit its memory policy.
+// Gives each thread of this worker's pool a CPU of its own. The pool's threads are made here, after the
+// process was bound, so that they inherit its memory policy.
 void bind_threads(const std::vector<int>& cpus) {
   if (cpus.size() < 2) return;
   const int threads = static_cast<int>(cpus.size());

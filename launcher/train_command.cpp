@@ -156,12 +156,13 @@ int train_command(const TrainConfig& config, int64_t began_ns) {
                            .total_s = (now_ns() - began_ns) * 1e-9,
                            .began_ns = began_ns};
   const std::string trouble = scribe->close(to_json(summary));
-  if (!trouble.empty()) terminal.line("warning: " + trouble);
+  if (!trouble.empty()) terminal.line("warning: the run files are incomplete: " + trouble);
+  directory.remove_if_empty();
   if (outcome.exit_code > 128 && outcome.failure.empty()) {
     terminal.line(fmt::format("stopped by {} after step {}", strsignal(outcome.exit_code - 128),
                               outcome.committed_step));
   }
-  if (progress.steps_done() > 0 || outcome.exit_code == 0) {
+  if (outcome.committed_step > 0) {
     terminal.line(to_text(summary));
     terminal.line("run files  " + directory.path());
   }

@@ -23,13 +23,13 @@ struct TrainConfig {
   // How long, in which portions.
   int64_t batch_size = 128;         // global
   int64_t shards = 0;               // of the global batch; 0: as many as workers
-  int64_t epochs = 5;               // counts when steps is absent
+  int64_t epochs = 6;               // counts when steps is absent
   std::optional<int64_t> steps;     // overrides epochs
   std::string last_batch = "keep";  // keep, drop
 
   // With which arithmetic.
   std::string optimizer = "momentum";  // sgd, momentum, nesterov
-  double learning_rate = 0.05;
+  double learning_rate = 0.04;
   double momentum = 0.9;
   double weight_decay = 0;
   std::string schedule = "cosine";  // constant, cosine

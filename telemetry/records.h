@@ -8,6 +8,9 @@
 
 namespace annulus {
 
+// Losses are added as integers in this unit, so that sums do not depend on the order.
+inline constexpr double kLossUnitNats = 1.0 / (1 << 24);
+
 // One step of one rank. compute_ns + comm_ns + sync_ns = end_ns - begin_ns.
 struct StepRecord {
   uint64_t step = 0;  // from 1
@@ -18,7 +21,7 @@ struct StepRecord {
   int64_t sync_ns = 0;     // waiting for other ranks
   int64_t hidden_ns =
       0;  // part of the exchange's span that compute went on in: span - comm - sync, at least 0
-  int64_t loss_units = 0;  // LossSum over this rank's images
+  int64_t loss_units = 0;  // in kLossUnitNats, over this rank's images
   int64_t images = 0;
   int64_t not_finite = 0;
 };

@@ -4,11 +4,6 @@
 #include <cmath>
 
 namespace annulus {
-namespace {
-
-constexpr double kLossUnit = 1.0 / (1 << 24);  // LossSum::kUnit; telemetry is a leaf and knows no kernels
-
-}  // namespace
 
 StepAggregator::StepAggregator(int ranks, StepSource steps, EvalSource evaluations)
     : ranks_(ranks),
@@ -19,7 +14,7 @@ StepAggregator::StepAggregator(int ranks, StepSource steps, EvalSource evaluatio
 
 double StepAggregator::Sums::mean_loss() const {
   if (not_finite > 0 || images == 0) return std::nan("");
-  return static_cast<double>(loss_units) * kLossUnit / static_cast<double>(images);
+  return static_cast<double>(loss_units) * kLossUnitNats / static_cast<double>(images);
 }
 
 template <typename Ring, typename Add>
