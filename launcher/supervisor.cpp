@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "kernels/parallel_for.h"
 #include "launcher/placement_report.h"
@@ -106,6 +107,7 @@ class Supervisor {
   const JobObserver& observer_;
   const int64_t began_ns_;
   SignalBlock signal_block_;
+  std::string bind_refusal_;  // why the kernel would not bind a part of the segment
   Segment segment_;
   SegmentHeader& header_;
   StepAggregator aggregator_;
@@ -122,31 +124,16 @@ class Supervisor {
 // Tags of epoll events; workers have their rank.
 constexpr uint64_t kSignals = 1 << 20, kTimer = kSignals + 1, kChanged = kSignals + 2, kLoader = kSignals + 3;
 
-Segment make_segment(const Job& job, const Machine& machine, const JobObserver& observer) {
-  std::string refusal;
-  const auto bind = [&](void* address, uint64_t bytes, int rank) {
-    KernelAnswer answer;
-    if (rank >= 0) {
-      answer = bind_range(machine, address, bytes, job.placement.workers[rank].memory_node);
-    } else {
-      std::vector<int> nodes;
-      for (const WorkerPlace& place : job.placement.workers) {
-        if (place.memory_node >= 0) nodes.push_back(place.memory_node);
-      }
-      std::sort(nodes.begin(), nodes.end());
-      nodes.erase(std::unique(nodes.begin(), nodes.end()), nodes.end());
-      if (nodes.size() > 1) answer = interleave_range(machine, address, bytes, nodes);
-    }
-    if (!answer.ok() && refusal.empty()) refusal = answer.refusal;
-  };
-  struct Report {  // after the segment is made: elision wants it returned in one expression
-    const JobObserver& observer;
-    std::string& refusal;
-    ~Report() {
-      if (!refusal.empty()) observer.warning("shared memory is not bound to NUMA nodes: " + refusal);
-    }
-  } report{observer, refusal};
-  return Segment(job.segment, job.run.segment_inputs(), job.run.network.hash(), bind);
+// Puts a range of the segment on its rank's node, or, without a rank, on all nodes in turn.
+KernelAnswer bind_home(const Machine& machine, const Placement& placement, void* address, uint64_t bytes,
+                       int rank) {
+  if (rank >= 0) return bind_range(machine, address, bytes, placement.workers[rank].memory_node);
+  std::set<int> nodes;
+  for (const WorkerPlace& place : placement.workers) {
+    if (place.memory_node >= 0) nodes.insert(place.memory_node);
+  }
+  if (nodes.size() < 2) return {};
+  return interleave_range(machine, address, bytes, {nodes.begin(), nodes.end()});
 }
 
 Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns)
@@ -154,7 +141,11 @@ Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver
       machine_(machine),
       observer_(observer),
       began_ns_(began_ns),
-      segment_(make_segment(job, machine, observer)),
+      segment_(job.segment, job.run.segment_inputs(), job.run.network.hash(),
+               [this](void* address, uint64_t bytes, int rank) {
+                 const KernelAnswer answer = bind_home(machine_, job_.placement, address, bytes, rank);
+                 if (!answer.ok()) bind_refusal_ = answer.refusal;
+               }),
       header_(segment_.header()),
       aggregator_(
           job.run.config.workers, [this](int rank) -> const StepRing& { return segment_.rank(rank).steps; },
@@ -168,6 +159,7 @@ Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver
       changed_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       ranks_(job.run.config.workers) {
   outcome_.startup.reserved = seconds();
+  if (!bind_refusal_.empty()) observer_.warning("shared memory is not bound to NUMA nodes: " + bind_refusal_);
   header_.last_step.store(static_cast<uint32_t>(job.run.schedule.steps()), std::memory_order_release);
   const itimerspec interval{{0, kTickNs}, {0, kTickNs}};
   timerfd_settime(timer_, 0, &interval, nullptr);

@@ -147,7 +147,7 @@ int train_command(const TrainConfig& config, int64_t began_ns) {
     directory.remove_if_empty();
     throw;
   }
-  if (progress.steps_done() > 0) terminal.status(progress.line());
+  if (!config.quiet && progress.steps_done() > 0) terminal.status(progress.line());
   const RunSummary summary{.job = job,
                            .outcome = outcome,
                            .progress = progress,
