@@ -16,9 +16,10 @@ struct StepRecord {
   int64_t compute_ns = 0;  // input, forward, loss, backward
   int64_t comm_ns = 0;     // publishing, summing and updating, on this rank's compute thread
   int64_t sync_ns = 0;     // waiting for other ranks
-  int64_t hidden_ns =
-      0;  // part of the exchange's span that compute went on in: span - comm - sync, at least 0
-  int64_t loss_units = 0;  // LossSum over this rank's images
+  // Part of the exchange's span, from the first bucket published to the end of backward, that compute went on
+  // in: span - comm - sync, at least 0.
+  int64_t hidden_ns = 0;
+  int64_t loss_units = 0;  // LossSum over this rank's images: units of 2^-24 nats
   int64_t images = 0;
   int64_t not_finite = 0;
 };
