@@ -43,8 +43,10 @@ Measurement measure(const std::vector<StepSummary>& steps) {
   return result;
 }
 
-ImageShape parse_shape(const std::string& text) {
-  return text == "3x32x32" ? ImageShape{3, 32, 32} : ImageShape{1, 28, 28};
+ImageShape image_shape(const BenchTrainOptions& options) {
+  const bool color =
+      options.data_shape == "3x32x32" || (options.data_shape == "auto" && options.config.model != "mlp");
+  return color ? ImageShape{3, 32, 32} : ImageShape{1, 28, 28};
 }
 
 }  // namespace
@@ -52,17 +54,13 @@ ImageShape parse_shape(const std::string& text) {
 int bench_train(const BenchTrainOptions& options, int64_t began_ns) {
   const Machine machine = Machine::this_machine();
   TrainConfig config = options.config;
-  if (config.workers == 0) {
-    PlacementRequest request{
-        .threads_per_worker = config.threads_per_worker, .bind = config.bind, .smt = config.smt};
-    config.workers = static_cast<int>(plan_placement(machine, request).workers.size());
-  }
+  config.workers = count_workers(config, machine);
   config.batch_size = options.batch_per_worker * config.workers;
   const int64_t measured = config.steps.value_or(100);
   config.steps = kWarmupSteps + measured;
   config.schedule = "constant";
-  const DatasetInfo dataset = describe_synthetic(parse_shape(options.data_shape), 10,
-                                                 std::max<int64_t>(8 * config.batch_size, 1024), 0);
+  const DatasetInfo dataset =
+      describe_synthetic(image_shape(options), 10, std::max<int64_t>(8 * config.batch_size, 1024), 0);
   const Job job = plan_job(config, machine, dataset, true);
   if (!options.json) {
     fmt::print("{}\n{}, batch {} x {}, {}, {}, {} steps\n",

@@ -16,7 +16,7 @@ enum class Payload : uint16_t {
 
 struct Descriptor {
   uint32_t step = 0;     // training step, from 1
-  uint32_t attempt = 0;  // of this run: raised each time a step is done again
+  uint32_t attempt = 0;  // how often steps have been done again: 0, since a failed step ends the run
   Phase phase = Phase::kStep;
   Payload type = Payload::kGradient;
   uint32_t round = 0;   // of the collective

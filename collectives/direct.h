@@ -1,6 +1,6 @@
 // Direct exchange: the owner of a slice reads it from all ranks' gradient buffers, where backward wrote it,
 // and sums the tree in one pass. One descriptor per owner, bucket and partial sum; no payload is copied. Bits
-// depend on the number of shards alone.
+// depend on the number of shards alone. When a rank dies, owners wait for it until Waiter::wait gives up.
 #pragma once
 
 #include "collectives/exchange.h"

@@ -66,14 +66,18 @@ class Exchange {
   virtual void begin(uint32_t step) = 0;
 
   // This rank's gradient buffers hold its final partial sums of the next bucket (0, then 1, ...). Until the
-  // step is committed, others read them: they must not be written.
+  // step is committed, others read them (ring: and this rank's exchange writes them): the caller must not
+  // write them. Memory ordering: they are visible to the receivers, non-temporal stores included. Throws as
+  // progress().
   virtual void publish() = 0;
 
-  // Does what can be done without waiting. Call between layers.
+  // Does what can be done without waiting. Call between layers. Throws StepError when a descriptor is not the
+  // one that is due.
   virtual void progress() = 0;
 
-  // Returns when this rank's slice of every bucket is updated and its version raised. Throws StepAborted,
-  // StepError.
+  // Returns when this rank's slice of every bucket is updated and its version raised; other ranks' may not be
+  // yet (Versions::wait_all). Throws StepAborted when the launcher aborts, StepError as progress() and when
+  // an awaited rank shows no sign of life.
   virtual void finish() = 0;
 
   const ExchangeCounts& counts() const { return counts_; }

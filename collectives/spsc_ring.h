@@ -16,11 +16,10 @@
 //                         n + capacity   free again: the receiver has given the line back
 //
 // Ordering:
-//   R0 sender: sequence = n + 1 (release)           -> A0 receiver: reads sequence (acquire), then the
-//   descriptor,
-//                                                      and every payload written before R0
-//   R1 receiver: sequence = n + capacity (release)  -> A1 sender: reads sequence (acquire), then overwrites
-//   the line
+//   R0 sender: sequence = n + 1 (release)    -> A0 receiver: reads sequence (acquire), then the descriptor
+//                                                  and every payload written before R0
+//   R1 receiver: sequence = n + capacity     -> A1 sender: reads sequence (acquire), then overwrites the line
+//      (release)
 // Non-temporal stores are outside this order: send through publish(), which fences them first.
 #pragma once
 
@@ -108,7 +107,8 @@ class SpscRing {
       if (line.sequence.load(std::memory_order_acquire) != next_ + 1) return nullptr;  // A0
       return &line.descriptor;
     }
-    // Gives the line that peek() showed back to the sender.
+    // Gives the line that peek() showed back to the sender. Memory ordering: the receiver's reads of the line
+    // come before the sender's next write to it (R1 -> A1).
     void take() {
       lines_[next_ & mask_].sequence.store(next_ + mask_ + 1, std::memory_order_release);  // R1
       ++next_;

@@ -5,8 +5,8 @@
 // every version has reached it: a predicate over words with one writer each, so nobody can die holding it.
 //
 // Ordering: V0 owner: version = k (release), after all its stores of step k, non-temporal ones fenced
-//           V1 reader: version >= k (acquire), then reads the generation, or writes what the owner read in
-//           step k
+//           V1 reader: version >= k (acquire), then reads the generation,
+//              or writes what the owner read in step k
 #pragma once
 
 #include <atomic>
@@ -39,7 +39,9 @@ class Versions {
     for (int64_t i = 0; i < ranks_ * row_; ++i) words_[i].store(version, std::memory_order_release);
   }
 
-  // Called by `rank` alone, once its slice of the bucket holds `step`. Does not wake anyone.
+  // Called by `rank` alone, once its slice of the bucket holds `step`. Memory ordering: all that this thread
+  // wrote before, non-temporal stores included, is visible to who sees the version (V0 -> V1). Wakes nobody:
+  // call Waiter::wake_all afterwards.
   void store(int rank, int bucket, uint32_t step) {
     store_fence();
     word(rank, bucket).store(step, std::memory_order_release);  // V0
@@ -60,14 +62,14 @@ class Versions {
     return least;
   }
 
-  // Waits until every rank's slice of the bucket holds `step`. Throws as Waiter::wait.
+  // Waits until every rank's slice of the bucket holds `step`. Memory ordering: V1. Throws as Waiter::wait.
   void wait_bucket(Waiter& waiter, int bucket, uint32_t step) const {
     for (int rank = 0; rank < ranks_; ++rank) {
       const WaitFor what{Await::kVersion, static_cast<uint32_t>(rank), static_cast<uint32_t>(bucket), step};
       waiter.wait(what, [&] { return reached(load(rank, bucket), step); });
     }
   }
-  // Waits until `step` is committed. Throws as Waiter::wait.
+  // Waits until `step` is committed. Memory ordering: V1, for every rank and bucket. Throws as Waiter::wait.
   void wait_all(Waiter& waiter, uint32_t step) const {
     for (int bucket = 0; bucket < buckets_; ++bucket) wait_bucket(waiter, bucket, step);
   }

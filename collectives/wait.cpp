@@ -32,8 +32,6 @@ const char* to_string(Await what) {
       return "the gradient";
     case Await::kVersion:
       return "the update";
-    case Await::kCredit:
-      return "a free ring line";
     case Await::kLauncher:
       return "the launcher";
   }

@@ -38,7 +38,6 @@ enum class Await : uint32_t {
   kNothing = 0,
   kGradient,  // a descriptor of the peer's gradient for a bucket
   kVersion,   // the peer's update of a bucket
-  kCredit,    // a free line in the ring to the peer
   kLauncher,  // the launcher: data loaded, leave to end
 };
 const char* to_string(Await what);
@@ -55,7 +54,7 @@ struct alignas(kRankSpacing) RankControl {
   alignas(kRankSpacing) std::atomic<uint32_t> doorbell{0};
   // Bumped by the rank at every primitive: layer, publication, update, time slice of a wait.
   alignas(kRankSpacing) std::atomic<uint64_t> heartbeat{0};
-  std::atomic<uint32_t> parked{0};  // attempt at whose abort the rank has unwound to the step's boundary
+  std::atomic<uint32_t> parked{0};  // 1: after an abort the rank has unwound to the step's boundary
   // What the rank waits for now; `what` is kNothing when it does not wait.
   std::atomic<Await> waiting_what{Await::kNothing};
   std::atomic<uint32_t> waiting_rank{0}, waiting_bucket{0}, waiting_step{0};
@@ -78,9 +77,10 @@ struct RankControls {
   RankControl& operator[](int rank) const { return *reinterpret_cast<RankControl*>(first + rank * stride); }
 };
 
-// Wakes one rank if it sleeps; no system call otherwise. Call after the store that the rank waits for.
+// Wakes one rank if it sleeps; no system call otherwise. Call after the store that the rank waits for. Any
+// process may call it. Memory ordering: W1 to W3.
 void wake(WaitControl& control, const RankControls& ranks, int rank);
-// Wakes every rank that sleeps.
+// The same for every rank that sleeps.
 void wake_all(WaitControl& control, const RankControls& ranks);
 
 // Monotonic time in nanoseconds.

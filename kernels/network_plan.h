@@ -13,11 +13,10 @@
 namespace annulus {
 
 struct ParameterPlan {
-  std::string name;  // "conv1.weight"
-  TensorLayout
-      layout;          // master layout, that of its fp32 diff_weights; gradient, moments and weights share it
-  int layer = 0;       // index into NetworkSpec::layers
-  int64_t fan_in = 0;  // inputs that one output sums over (a bias has its layer's)
+  std::string name;     // "conv1.weight"
+  TensorLayout layout;  // master layout, that of diff_weights; gradient, moments and weights share it
+  int layer = 0;        // index into NetworkSpec::layers
+  int64_t fan_in = 0;   // inputs that one output sums over (a bias has its layer's)
 };
 
 // One primitive of the step.

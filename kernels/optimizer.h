@@ -1,8 +1,10 @@
 // Update of parameters by stochastic gradient descent, as PyTorch's torch.optim.SGD defines it (no
 // dampening):
-//   d = g + weight_decay * w;  m' = momentum * m + d;  d = nesterov ? d + momentum * m' : m';  w' = w - lr *
-//   d
-// (plain SGD: d unchanged, no moments).
+//   d = g + weight_decay * w
+//   m' = momentum * m + d
+//   d = nesterov ? d + momentum * m' : m'
+//   w' = w - lr * d
+// Plain SGD: d unchanged, no moments.
 //
 // Reads one generation and writes every element of the other. Elementwise, so bits do not depend on how the
 // elements were dealt out.

@@ -28,14 +28,16 @@ NetworkPlan ask_planner(const NetworkSpec& spec, int64_t batch, int threads) {
   return nlohmann::json::parse(text).get<NetworkPlan>();
 }
 
-Placement place_workers(const TrainConfig& config, const Machine& machine) {
+// `workers_in_memory`: what auto may take at most; 0: not known yet.
+Placement place_workers(const TrainConfig& config, const Machine& machine, int workers_in_memory) {
   const CpuQuota quota = read_cpu_quota();
   PlacementRequest request{.workers = config.workers,
                            .threads_per_worker = config.threads_per_worker,
                            .bind = config.bind,
                            .smt = config.smt,
                            .cpu_quota = quota.cpus,
-                           .cpu_quota_source = quota.source};
+                           .cpu_quota_source = quota.source,
+                           .workers_in_memory = workers_in_memory};
   Placement placement = plan_placement(machine, request);
   if (config.workers != 0) return placement;
   // auto takes no more workers than there is work for.
@@ -50,9 +52,10 @@ Placement place_workers(const TrainConfig& config, const Machine& machine) {
   return placement;
 }
 
-Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset) {
+Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset,
+              int workers_in_memory) {
   TrainConfig resolved = config;
-  Placement placement = place_workers(config, machine);
+  Placement placement = place_workers(config, machine, workers_in_memory);
   resolved.workers = static_cast<int>(placement.workers.size());
   if (resolved.shards == 0) resolved.shards = resolved.workers;
   std::vector<std::string> notes = placement.notes;
@@ -83,17 +86,18 @@ int64_t Job::total_bytes() const {
   return static_cast<int64_t>(segment.bytes) + run.config.workers * worker_bytes();
 }
 
+int count_workers(const TrainConfig& config, const Machine& machine) {
+  return static_cast<int>(place_workers(config, machine, 0).workers.size());
+}
+
 Job plan_job(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset,
              bool check_memory) {
-  Job job = plan_with(config, machine, dataset);
+  Job job = plan_with(config, machine, dataset, 0);
   if (!check_memory) return job;
   const AvailableMemory memory = available_memory();
+  // Fewer workers have larger shards each, so what fits is found one by one.
   while (job.total_bytes() > memory.bytes && config.workers == 0 && job.run.config.workers > 1) {
-    TrainConfig fewer = config;
-    fewer.workers = job.run.config.workers - 1;
-    job = plan_with(fewer, machine, dataset);
-    job.notes.push_back(fmt::format("{} workers, because {} leaves {}", fewer.workers, memory.source,
-                                    format_bytes(memory.bytes)));
+    job = plan_with(config, machine, dataset, job.run.config.workers - 1);
   }
   if (job.total_bytes() > memory.bytes) {
     throw UserError::format(

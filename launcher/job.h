@@ -30,6 +30,9 @@ struct Job {
 Job plan_job(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset,
              bool check_memory);
 
+// How many workers `config` gets on `machine`: --workers, or what auto finds. Throws UserError.
+int count_workers(const TrainConfig& config, const Machine& machine);
+
 // What oneDNN says of itself, asked in a helper process, because the launcher must never start OpenMP.
 OneDnnVersion ask_onednn_version();
 

@@ -167,7 +167,8 @@ TopoOptions parse_topo(int argc, const char* const* argv) {
   table.section("The plan");
   table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
   table.section("What decides the segment's size");
-  table.take(train, {"model", "dataset", "batch-size", "shards", "optimizer", "bucket-mb"});
+  table.take(train,
+             {"model", "dataset", "data", "batch-size", "shards", "optimizer", "algorithm", "bucket-mb"});
   table.parse(argc, argv);
   settle_momentum(table, options.config);
   return options;
@@ -183,8 +184,8 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
                     "Measures training steps on synthetic data that is already in memory.");
   table.section("What is measured");
   table.take(train, {"model"});
-  table.choice("data-shape", options.data_shape, {"1x28x28", "3x32x32"},
-               "channels, height and width of an image");
+  table.choice("data-shape", options.data_shape, {"auto", "1x28x28", "3x32x32"},
+               "channels, height and width of an image; auto: 1x28x28 for mlp, 3x32x32 for others");
   table.whole("batch-per-worker", "B", options.batch_per_worker, 1, most_images / most_workers,
               "images of one step per worker");
   table.take(train, {"steps", "bucket-mb", "algorithm"});

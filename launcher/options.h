@@ -24,7 +24,7 @@ struct TopoOptions {
 struct BenchTrainOptions {
   TrainConfig config;  // dataset is synthetic; batch_size is for the caller to set once the workers are known
   int64_t batch_per_worker = 64;
-  std::string data_shape = "1x28x28";  // 1x28x28, 3x32x32
+  std::string data_shape = "auto";  // 1x28x28, 3x32x32; auto: by the model
   bool json = false;
 };
 

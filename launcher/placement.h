@@ -45,8 +45,7 @@ struct Placement {
 
 // Plans. Policies:
 //   core    each worker gets its own cores, consecutive in topology order, and no worker straddles an L3
-//   (else a
-//           NUMA node, else a package) unless that is the only way to fit them all
+//           (else a NUMA node, else a package) unless that is the only way to fit them all
 //   l3, numa, socket
 //           workers go to the domains in contiguous blocks, evenly by usable cores, and float in their domain
 //   none    nothing is bound

@@ -3,10 +3,9 @@
 //
 //   config.yaml     the resolved configuration; running with it alone repeats the run bit by bit
 //   plan.json       the kernels and layouts that the planner chose
-//   metrics.jsonl   one object a line: {"step", "epoch", "loss", "images", "step_ms", "compute_ms",
-//   "comm_ms",
-//                   "sync_ms", "hidden_ms", "slowest_rank"} per step, {"epoch", "step", "test_loss",
-//                   "test_accuracy", "test_images"} per evaluation
+//   metrics.jsonl   one object a line. Per step: "step", "epoch", "loss", "images", "step_ms", "compute_ms",
+//                   "comm_ms", "sync_ms", "hidden_ms", "slowest_rank". Per evaluation: "epoch", "step",
+//                   "test_loss", "test_accuracy", "test_images". Losses that are not finite are null
 //   summary.json    how the run ended
 #pragma once
 

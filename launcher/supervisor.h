@@ -26,7 +26,7 @@ struct JobObserver {
   std::function<void(const std::string&)> warning = [](const std::string&) {};
 };
 
-// What was read back of the placement once every rank had made its first step (or was ready, without steps).
+// What was read back of the placement once every rank had made its first step (or all had finished).
 struct PlacementReport {
   struct Rank {
     std::vector<int> cpus;          // it may run on
@@ -47,9 +47,11 @@ struct StartupTimes {
 };
 
 struct JobOutcome {
-  int exit_code = 0;    // 0, 130 or 143 after a signal, 2 for bad input, else the first failed worker's
-  std::string failure;  // which rank, why, what to do; empty: no failure
-  uint32_t committed_step = 0;          // kNone never: 0 when not even initial weights are complete
+  // 0; after a signal 128 + its number (130, 143); 2 for bad input; else the first failed process's; 1 for a
+  // hang.
+  int exit_code = 0;
+  std::string failure;                  // which rank, why, what to do; empty: no failure
+  uint32_t committed_step = 0;          // 0 also when not even the initial weights are complete
   uint64_t checksum = 0;                // of the weights after committed_step
   uint64_t descriptors = 0, bytes = 0;  // that all ranks handed over through rings
   int64_t pss_bytes = 0;  // memory of launcher and workers together, shared pages once, before they left

@@ -12,8 +12,7 @@ namespace annulus {
 // Used by one thread. Two kinds of output:
 // - lines, which are permanent: what cannot be written at once is queued and follows later, in order;
 // - the status, which is transient: on a terminal it redraws in place, elsewhere it is a plain line now and
-// then.
-//   What cannot be written at once is dropped.
+//   then. What cannot be written at once is dropped.
 // When the reader is gone (EPIPE, closed stdout) everything is dropped silently.
 class Terminal {
  public:

@@ -34,7 +34,8 @@ int topo_command(const TopoOptions& options, int64_t began_ns) {
         "--verify starts real workers and cannot do so on a --synthetic machine; leave one of them out");
   }
   const Machine machine = imagined ? Machine::synthetic(options.synthetic) : Machine::this_machine();
-  const TrainConfig& config = options.config;
+  TrainConfig config = options.config;
+  config.steps = 0;  // workers start, take their memory, and end
   const DatasetInfo dataset = describe_dataset(config.dataset, config.data);
   const Job job = plan_job(config, machine, dataset, !imagined);
   const std::vector<int64_t> bytes(job.run.config.workers, job.worker_bytes());

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -106,10 +105,8 @@ std::string to_json(const RunSummary& summary) {
 
 int train_command(const TrainConfig& config, int64_t began_ns) {
   const Machine machine = Machine::this_machine();
-  TrainConfig absolute = config;  // so that the saved configuration works from any directory
-  if (!config.data.empty()) absolute.data = std::filesystem::absolute(config.data).lexically_normal();
-  const DatasetInfo dataset = describe_dataset(config.dataset, absolute.data);
-  const Job job = plan_job(absolute, machine, dataset, true);
+  const DatasetInfo dataset = describe_dataset(config.dataset, config.data);
+  const Job job = plan_job(config, machine, dataset, true);
   const RunDirectory directory(config.run_dir, config.model);
   const double planned_s = (now_ns() - began_ns) * 1e-9;
 

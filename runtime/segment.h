@@ -28,7 +28,7 @@ class Segment {
 
   const SegmentPlan& plan() const { return plan_; }
   int ranks() const { return ranks_; }
-  int descriptor() const { return fd_; }
+  int descriptor() const { return fd_; }  // of the memfd; stays the segment's
 
   std::byte* base() const { return static_cast<std::byte*>(region_.get_address()); }
   SegmentHeader& header() const { return *reinterpret_cast<SegmentHeader*>(base()); }
@@ -40,7 +40,8 @@ class Segment {
   SpscRing ring(int from, int to) const;
   ExchangeMemory exchange_memory() const;
 
-  // Arrays of one generation (0 or 1).
+  // Arrays of one generation (0 or 1), and gradient buffer `buffer` of a rank (below
+  // SegmentPlan::gradient_buffers): BucketPlan::elements floats each.
   float* weights(int generation) const { return state_array(generation * state_arrays_); }
   float* moments(int generation) const {  // null where the optimizer has none
     return state_arrays_ == 2 ? state_array(generation * state_arrays_ + 1) : nullptr;

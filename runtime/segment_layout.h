@@ -4,8 +4,8 @@
 //   | header | ranks   | versions | rings  | state                | gradients             | data           |
 //   | 1 page | P parts | P rows   | pairs  | 2 x (weights,moments)| P x buffers           | images, labels |
 //   +--------+---------+----------+--------+----------------------+-----------------------+----------------+
-//              rank's    rank 0's   receiver's  a slice's pages on  rank's node             all nodes in turn
-//              node      node       node        its owner's node
+//              rank's    any        receiver's  a slice's pages on    rank's node             all nodes of
+//              node      node       node        its owner's node                              ranks in turn
 //
 // Sections start on pages. Everything inside is 64-byte aligned, words of different ranks 128 bytes apart or
 // more. Who writes what is said at each field; nothing is allocated after the fork and no lock lives here.

@@ -30,7 +30,8 @@ class RecordRing {
   static constexpr std::size_t kWords = sizeof(Record) / sizeof(uint64_t);
 
  public:
-  // Called by the one writer. Costs a few stores; no system call.
+  // Called by the one writer. Costs a few stores; no system call. Memory ordering: a reader that sees the
+  // record, or a written() that counts it, sees what was written before (T1 -> U0).
   void push(const Record& record) {
     const uint64_t n = next_.load(std::memory_order_relaxed);
     Slot& slot = slots_[n % kCapacity];
@@ -46,8 +47,8 @@ class RecordRing {
   // Number of records written so far. Any process may call it.
   uint64_t written() const { return next_.load(std::memory_order_acquire); }  // U0
 
-  // Copies the n-th record (from 0); false if it is not there yet or has been overwritten. Any process may
-  // call it.
+  // Copies the n-th record (from 0) whole; false if it is not there yet, has been overwritten, or is being
+  // overwritten now. Any process may call it. Memory ordering: U0.
   bool read(uint64_t n, Record& record) const {
     const Slot& slot = slots_[n % kCapacity];
     if (slot.sequence.load(std::memory_order_acquire) != 2 * n + 2) return false;
