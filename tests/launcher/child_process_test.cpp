@@ -7,11 +7,10 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <filesystem>
 #include <fstream>
-#include <iterator>
 
 #include "telemetry/error.h"
+#include "tests/open_descriptors.h"
 
 namespace annulus {
 namespace {
@@ -25,11 +24,6 @@ ChildEnd run(const std::function<int(int)>& body) {
 bool has_ended(int pidfd) {
   pollfd watch{pidfd, POLLIN, 0};
   return poll(&watch, 1, 10'000) == 1;
-}
-
-int open_descriptors() {
-  const std::filesystem::directory_iterator entries("/proc/self/fd");
-  return static_cast<int>(std::distance(begin(entries), end(entries)));
 }
 
 std::string first_line(const std::string& path) {

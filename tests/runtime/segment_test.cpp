@@ -8,10 +8,10 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <filesystem>
 
 #include "parameter_list.h"
 #include "telemetry/error.h"
+#include "tests/open_descriptors.h"
 
 namespace annulus {
 namespace {
@@ -24,11 +24,6 @@ SegmentInputs inputs_for(int ranks, int state_arrays = 2) {
           .buckets = plan_buckets(network_of({{0, 3000}, {1, 50'000}, {2, 30'000}}), 130'000),
           .state_arrays = state_arrays,
           .dataset = describe_synthetic({1, 8, 8}, 10, 100, 10)};
-}
-
-int open_descriptors() {
-  const std::filesystem::directory_iterator entries("/proc/self/fd");
-  return static_cast<int>(std::distance(begin(entries), end(entries)));
 }
 
 TEST(Segment, can_neither_shrink_nor_grow) {
