@@ -18,9 +18,13 @@ DirectExchange::DirectExchange(const ExchangeMemory& memory, std::vector<BucketE
       leaves_(tree_.leaves.size()) {
   for (int rank = 0; rank < memory.ranks; ++rank) {
     peers_[rank].partials = plan_rank_sum(rank, memory.ranks, shards).partials;
-    if (rank == rank_) continue;
-    peers_[rank].sender = memory.ring(rank_, rank).sender();
-    peers_[rank].receiver = memory.ring(rank, rank_).receiver();
+    // No ring leads to a rank that owns no slice.
+    if (descriptors_per_step(rank_, rank, memory.ranks, shards, buckets_) > 0) {
+      peers_[rank].sender = memory.ring(rank_, rank).sender();
+    }
+    if (descriptors_per_step(rank, rank_, memory.ranks, shards, buckets_) > 0) {
+      peers_[rank].receiver = memory.ring(rank, rank_).receiver();
+    }
   }
 }
 

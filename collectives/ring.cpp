@@ -24,9 +24,13 @@ RingExchange::RingExchange(const ExchangeMemory& memory, std::vector<BucketExten
       left_((rank_ + ranks_ - 1) % ranks_),
       right_((rank_ + 1) % ranks_),
       cursors_(buckets_.size()) {
-  if (ranks_ == 1) return;
-  sender_ = memory.ring(rank_, right_).sender();
-  receiver_ = memory.ring(left_, rank_).receiver();
+  // No ring where nothing is ever sent: with one rank, or between ranks without slices of so few blocks.
+  if (descriptors_per_step(rank_, right_, ranks_, buckets_) > 0) {
+    sender_ = memory.ring(rank_, right_).sender();
+  }
+  if (descriptors_per_step(left_, rank_, ranks_, buckets_) > 0) {
+    receiver_ = memory.ring(left_, rank_).receiver();
+  }
 }
 
 int64_t RingExchange::descriptors_per_step(int from, int to, int ranks,
@@ -45,6 +49,7 @@ void RingExchange::begin(uint32_t step) {
   CHECK(updated_ == published_);
   step_ = step;
   published_ = updated_ = 0;
+  due_ = descriptors_per_step(left_, rank_, ranks_, buckets_);
   for (int bucket = 0; bucket < static_cast<int>(buckets_.size()); ++bucket) {
     cursors_[bucket] = {};
     skip_empty_rounds(bucket);
@@ -102,7 +107,6 @@ void RingExchange::publish() {
 }
 
 void RingExchange::progress() {
-  if (ranks_ == 1) return;
   const int64_t begin = now_ns();
   while (take_one()) {
   }
@@ -111,7 +115,6 @@ void RingExchange::progress() {
 
 void RingExchange::finish() {
   CHECK(published_ == static_cast<int>(buckets_.size()));
-  if (ranks_ == 1) return;
   const int64_t begin = now_ns() - waiter_.waited_ns();
   // Chunks of others' slices must be passed on as well, so the end is that of every cursor, not of the own
   // slices.
@@ -135,6 +138,9 @@ void RingExchange::skip_empty_rounds(int bucket) {
 }
 
 bool RingExchange::take_one() {
+  // The neighbour may be a step ahead, once this rank has done its part: that step's descriptors stay where
+  // they are.
+  if (due_ == 0) return false;
   const Descriptor* got = receiver_->peek();
   if (got == nullptr) return false;
   // The neighbour may be ahead: its bucket waits in the ring until this rank's own gradient of it is
@@ -145,6 +151,7 @@ bool RingExchange::take_one() {
   const int round = std::min(cursor.round, ranks_ - 2);
   validate(*got, describe(left_, bucket, round, cursor.chunk), rank_);
   receiver_->take();
+  --due_;
 
   const int slice = slice_in_round(left_, round);
   const ShardRange blocks = chunk_blocks(bucket, slice, cursor.chunk);

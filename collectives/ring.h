@@ -58,6 +58,7 @@ class RingExchange : public Exchange {
   uint32_t step_ = 0;
   int published_ = 0;
   int updated_ = 0;
+  int64_t due_ = 0;              // descriptors of this step that are still to come from the left neighbour
   std::vector<Cursor> cursors_;  // per bucket
 };
 

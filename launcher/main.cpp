@@ -28,6 +28,7 @@ constexpr const char* kUsage =
     "  annulus topo [flags]         draws the machine and the plan, runs nothing\n"
     "  annulus bench train [flags]  measures steps on synthetic data\n"
     "  annulus --version            version, compiler, oneDNN, instruction sets\n"
+    "  annulus --help               this text\n"
     "\n"
     "Each command explains its flags with --help.\n";
 

@@ -25,8 +25,7 @@ struct Mappable {
 UserError reserve_error(uint64_t bytes, int error) {
   return UserError::format(
       "cannot reserve {:.1f} MiB of shared memory for the segment: {}; free memory, raise the limit, or use "
-      "fewer "
-      "--workers, fewer --shards or a smaller --batch-size",
+      "fewer --workers, fewer --shards or a smaller --batch-size",
       bytes / 1048576.0, std::strerror(error));
 }
 
@@ -37,18 +36,22 @@ Segment::Segment(const SegmentPlan& plan, const SegmentInputs& inputs, uint64_t 
       ranks_(inputs.ranks),
       buckets_(static_cast<int>(inputs.buckets.extents.size())),
       state_arrays_(inputs.state_arrays) {
-  fd_ = memfd_create("annulus", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (fd_ < 0 || ftruncate(fd_, plan.bytes) != 0) throw reserve_error(plan.bytes, errno);
-  region_ = bip::mapped_region(Mappable{bip::ipcdetail::mapping_handle_from_file_handle(fd_)},
-                               bip::read_write, 0, plan.bytes);
+  memory_.fd = memfd_create("annulus", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (memory_.fd < 0 || ftruncate(memory_.fd, plan.bytes) != 0) throw reserve_error(plan.bytes, errno);
+  try {
+    region_ = bip::mapped_region(Mappable{bip::ipcdetail::mapping_handle_from_file_handle(memory_.fd)},
+                                 bip::read_write, 0, plan.bytes);
+  } catch (const bip::interprocess_exception& error) {
+    throw reserve_error(plan.bytes, error.get_native_error());
+  }
 
   // Bind first: a memfd keeps a policy per range, by which fallocate then places each page.
   for (const SegmentPlan::Home& home : plan.homes) {
     if (home.range.bytes > 0) bind(base() + home.range.offset, home.range.bytes, home.rank);
   }
-  if (const int error = posix_fallocate(fd_, 0, plan.bytes); error != 0)
+  if (const int error = posix_fallocate(memory_.fd, 0, plan.bytes); error != 0)
     throw reserve_error(plan.bytes, error);
-  fcntl(fd_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+  fcntl(memory_.fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
 
   // Fresh pages are zero, which is the right start for all but these.
   SegmentHeader& header = *new (base()) SegmentHeader{};
@@ -73,8 +76,8 @@ Segment::Segment(const SegmentPlan& plan, const SegmentInputs& inputs, uint64_t 
   header.magic.store(kSegmentMagic, std::memory_order_release);
 }
 
-Segment::~Segment() {
-  if (fd_ >= 0) close(fd_);
+Segment::Memory::~Memory() {
+  if (fd >= 0) close(fd);
 }
 
 Versions Segment::versions() const {

@@ -22,13 +22,12 @@ class Segment {
   // Creates, binds, reserves every page (posix_fallocate), seals and maps the segment, and fills in the
   // header. Throws UserError if the memory cannot be had.
   Segment(const SegmentPlan& plan, const SegmentInputs& inputs, uint64_t plan_hash, const Bind& bind);
-  ~Segment();
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
 
   const SegmentPlan& plan() const { return plan_; }
   int ranks() const { return ranks_; }
-  int descriptor() const { return fd_; }  // of the memfd; stays the segment's
+  int descriptor() const { return memory_.fd; }  // of the memfd; stays the segment's
 
   std::byte* base() const { return static_cast<std::byte*>(region_.get_address()); }
   SegmentHeader& header() const { return *reinterpret_cast<SegmentHeader*>(base()); }
@@ -64,7 +63,10 @@ class Segment {
   int ranks_;
   int buckets_;
   int state_arrays_;
-  int fd_ = -1;
+  struct Memory {
+    int fd = -1;
+    ~Memory();
+  } memory_;
   boost::interprocess::mapped_region region_;
 };
 

@@ -106,6 +106,7 @@ SegmentPlan plan_segment(const SegmentInputs& inputs) {
   cursor.take(inputs.ranks * Versions::row_words(inputs.buckets.extents.size()) * sizeof(uint32_t),
               kPageBytes);
   plan.versions = cursor.since(begin);
+  plan.homes.push_back({plan.versions, 0});
 
   plan_rings(inputs, cursor, plan);
   plan_state(inputs, cursor, plan);

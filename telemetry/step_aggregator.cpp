@@ -29,6 +29,18 @@ void StepAggregator::drain(const Ring& ring, uint64_t& next, Add add) {
   }
 }
 
+template <typename Emit>
+void StepAggregator::emit_whole(std::map<uint64_t, Sums>& open, Emit emit) const {
+  for (auto it = open.begin(); it != open.end();) {
+    if (it->second.ranks < ranks_) {
+      ++it;
+      continue;
+    }
+    emit(it->second);
+    it = open.erase(open.begin(), std::next(it));
+  }
+}
+
 void StepAggregator::poll(const std::function<void(const StepSummary&)>& on_step,
                           const std::function<void(const EvalSummary&)>& on_evaluation) {
   for (int rank = 0; rank < ranks_; ++rank) {
@@ -68,30 +80,17 @@ void StepAggregator::poll(const std::function<void(const StepSummary&)>& on_step
       return true;
     });
   }
-  // A step that lost a rank's record is never whole: it is dropped when a later one is.
-  for (auto it = open_steps_.begin(); it != open_steps_.end();) {
-    if (it->second.ranks < ranks_) {
-      ++it;
-      continue;
-    }
-    Sums& sums = it->second;
+  emit_whole(open_steps_, [&](Sums& sums) {
     sums.step.images = sums.images;
     sums.step.loss = sums.mean_loss();
     on_step(sums.step);
-    it = open_steps_.erase(open_steps_.begin(), std::next(it));
-  }
-  for (auto it = open_evaluations_.begin(); it != open_evaluations_.end();) {
-    if (it->second.ranks < ranks_) {
-      ++it;
-      continue;
-    }
-    Sums& sums = it->second;
+  });
+  emit_whole(open_evaluations_, [&](Sums& sums) {
     sums.evaluation.images = sums.images;
     sums.evaluation.loss = sums.mean_loss();
     sums.evaluation.accuracy = sums.images > 0 ? static_cast<double>(sums.correct) / sums.images : 0;
     on_evaluation(sums.evaluation);
-    it = open_evaluations_.erase(open_evaluations_.begin(), std::next(it));
-  }
+  });
 }
 
 }  // namespace annulus

@@ -59,6 +59,10 @@ class StepAggregator {
   };
   template <typename Ring, typename Add>
   void drain(const Ring& ring, uint64_t& next, Add add);
+  // Hands on, in order, what all ranks have finished. What lost a rank's record is never whole: it is dropped
+  // when a later one is.
+  template <typename Emit>
+  void emit_whole(std::map<uint64_t, Sums>& open, Emit emit) const;
 
   int ranks_;
   StepSource steps_;

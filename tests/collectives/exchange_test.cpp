@@ -119,6 +119,50 @@ INSTANTIATE_TEST_SUITE_P(AllAlgorithms, ExchangeOf, testing::ValuesIn(cases()), 
                      info.param.ranks, info.param.shards);
 });
 
+TEST(Exchange, works_where_some_ranks_own_nothing_and_have_no_ring) {
+  for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kRing}) {
+    for (const int ranks : {2, 3, 5}) {
+      Box box(algorithm, ranks, ranks, {{0, 1}, {kBlockElements, 1}});
+      box.run([&](int rank, Waiter& waiter, Exchange& exchange) {
+        for (uint32_t step = 1; step <= 3; ++step) do_step(box, rank, ranks, ranks, step, waiter, exchange);
+      });
+      EXPECT_EQ(box.versions().committed(), 3u);
+      for (int64_t i = 0; i < box.elements(); i += 97) {
+        ASSERT_EQ(box.result()[i], algorithm == Algorithm::kDirect
+                                       ? tree_sum(3, 0, ranks, i)
+                                       : ring_sum(3, box, ranks, ranks, ranks - 1, i));
+      }
+    }
+  }
+}
+
+TEST(Exchange, a_rank_that_has_done_its_part_leaves_the_next_steps_descriptors_alone) {
+  for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kRing}) {
+    Box box(algorithm, 2, 2, {{0, 4}});
+    std::atomic<bool> ahead{false};
+    box.run([&](int rank, Waiter&, Exchange& exchange) {
+      exchange.begin(1);
+      exchange.publish();
+      if (rank == 0) {
+        exchange.finish();
+        while (box.versions().committed() != 1) std::this_thread::yield();
+        exchange.begin(2);
+        exchange.publish();
+        ahead = true;
+      } else {
+        while (box.versions().load(1, 0) != 1) exchange.progress();
+        while (!ahead) std::this_thread::yield();  // the other rank is a step ahead
+        EXPECT_NO_THROW(exchange.progress());
+        EXPECT_NO_THROW(exchange.finish());
+        exchange.begin(2);
+        exchange.publish();
+      }
+      exchange.finish();
+    });
+    EXPECT_EQ(box.versions().committed(), 2u);
+  }
+}
+
 TEST(Exchange, ring_equals_direct_for_two_ranks_with_one_whole_subtree_each) {
   for (const int64_t shards : {2, 4, 12}) {
     Box direct(Algorithm::kDirect, 2, shards, {{0, 5}}), ring(Algorithm::kRing, 2, shards, {{0, 5}});

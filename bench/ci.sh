@@ -1,0 +1,40 @@
+#!/bin/sh
+# Short benchmarks as tests: every key is there and every number makes sense. Says nothing of speed: the machine may be
+# busy. Ends with a line like ctest's.
+cd "$(dirname -- "$0")/.." || exit 1
+
+# value KEY JSON: what stands behind the key, without quotes; nothing where there is no such key.
+value() { printf '%s\n' "$2" | sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p"; }
+
+# holds VALUE CONDITION: whether VALUE is a number for which awk's CONDITION on x is true.
+holds() { printf '%s\n' "$1" | awk "{ x = \$1 + 0; exit !(\$1 ~ /^-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?\$/ && ($2)) }"; }
+
+# check_result JSON MODEL WORKERS: prints what is wrong with a result, nothing where it is as it should be.
+check_result() {
+  [ "$(value model "$1")" = "$2" ] || echo "model is not $2"
+  [ "$(value workers "$1")" = "$3" ] || echo "workers is not $3"
+  [ "$(value threads_per_worker "$1")" = 1 ] || echo "threads_per_worker is not 1"
+  [ "$(value batch_per_worker "$1")" = 16 ] || echo "batch_per_worker is not 16"
+  [ "$(value precision "$1")" = fp32 ] || echo "precision is not fp32"
+  for key in images_per_s median_step_ms p99_step_ms compute_ms comm_ms pss_mib; do
+    holds "$(value $key "$1")" 'x > 0' || echo "$key is not positive"
+  done
+  holds "$(value sync_ms "$1")" 'x >= 0' || echo "sync_ms is not a time"
+  holds "$(value p99_step_ms "$1")" "x >= $(value median_step_ms "$1")" || echo "p99_step_ms is below the median"
+}
+
+total=0 failed=0
+for model in mlp simplecnn; do
+  for workers in 1 2; do
+    total=$((total + 1))
+    if json=$(./annulus bench train --model $model --workers $workers --batch-per-worker 16 --steps 20 --json) &&
+      wrong=$(check_result "$json" $model $workers) && [ -z "$wrong" ]; then
+      echo "bench train, $model, $workers workers: passed: $json"
+    else
+      echo "bench train, $model, $workers workers: FAILED: ${wrong:-the command failed}: $json"
+      failed=$((failed + 1))
+    fi
+  done
+done
+echo "$((100 * (total - failed) / total))% tests passed, $failed tests failed out of $total"
+[ $failed = 0 ]

@@ -1,0 +1,125 @@
+#include "runtime/step_schedule.h"
+
+#include <gtest/gtest.h>
+
+#include "telemetry/error.h"
+
+namespace annulus {
+namespace {
+
+TrainConfig config_of(int64_t batch, const std::string& last_batch, int64_t epochs) {
+  TrainConfig config;
+  config.batch_size = batch;
+  config.last_batch = last_batch;
+  config.epochs = epochs;
+  return config;
+}
+
+TEST(StepSchedule, keep_ends_an_epoch_with_a_smaller_batch) {
+  const StepSchedule schedule(config_of(30, "keep", 2), 100);
+  EXPECT_EQ(schedule.steps_per_epoch(), 4);
+  EXPECT_EQ(schedule.steps(), 8);
+  EXPECT_EQ(schedule.epochs(), 2);
+  const StepImages last = schedule.images(4), next = schedule.images(5);
+  EXPECT_EQ(last.epoch, 0);
+  EXPECT_EQ(last.begin, 90);
+  EXPECT_EQ(last.count, 10);
+  EXPECT_TRUE(last.ends_epoch);
+  EXPECT_EQ(next.epoch, 1);
+  EXPECT_EQ(next.begin, 0);
+  EXPECT_EQ(next.count, 30);
+  EXPECT_FALSE(next.ends_epoch);
+}
+
+TEST(StepSchedule, drop_leaves_the_rest_of_an_epoch_out) {
+  const StepSchedule schedule(config_of(30, "drop", 3), 100);
+  EXPECT_EQ(schedule.steps_per_epoch(), 3);
+  EXPECT_EQ(schedule.steps(), 9);
+  EXPECT_EQ(schedule.images(3).count, 30);
+  EXPECT_TRUE(schedule.images(3).ends_epoch);
+  EXPECT_EQ(schedule.images(4).epoch, 1);
+}
+
+TEST(StepSchedule, every_epoch_visits_every_place_once) {
+  for (const int64_t images : {1, 7, 32, 33, 63, 64, 100}) {
+    const StepSchedule schedule(config_of(32, "keep", 3), images);
+    int64_t next = 0, epoch = 0;
+    for (int64_t step = 1; step <= schedule.steps(); ++step) {
+      const StepImages part = schedule.images(step);
+      EXPECT_EQ(part.epoch, epoch);
+      EXPECT_EQ(part.begin, next);
+      EXPECT_GT(part.count, 0);
+      next = part.begin + part.count;
+      EXPECT_EQ(part.ends_epoch, next == images);
+      if (part.ends_epoch) next = 0, ++epoch;
+    }
+    EXPECT_EQ(epoch, 3);
+    EXPECT_EQ(next, 0);
+  }
+}
+
+TEST(StepSchedule, steps_win_over_epochs_and_a_begun_epoch_counts) {
+  TrainConfig config = config_of(30, "keep", 50);
+  config.steps = 9;
+  const StepSchedule schedule(config, 100);
+  EXPECT_EQ(schedule.steps(), 9);
+  EXPECT_EQ(schedule.epochs(), 3);
+  EXPECT_EQ(schedule.images(9).epoch, 2);
+}
+
+TEST(StepSchedule, a_batch_larger_than_the_data_set_is_kept_as_it_is_or_refused) {
+  const StepSchedule kept(config_of(128, "keep", 2), 100);
+  EXPECT_EQ(kept.steps(), 2);
+  EXPECT_EQ(kept.images(1).count, 100);
+  try {
+    StepSchedule(config_of(128, "drop", 2), 100);
+    FAIL() << "not one whole batch";
+  } catch (const UserError& error) {
+    const std::string text = error.what();
+    for (const char* word : {"--batch-size 128", "100 images", "--last-batch keep"}) {
+      EXPECT_NE(text.find(word), std::string::npos) << text;
+    }
+  }
+}
+
+TEST(StepSchedule, refuses_more_steps_than_versions_can_count) {
+  TrainConfig config = config_of(1, "keep", 1);
+  config.steps = (int64_t{1} << 31) - 1;
+  EXPECT_NO_THROW(StepSchedule(config, 100));
+  config.steps = int64_t{1} << 31;
+  EXPECT_THROW(StepSchedule(config, 100), UserError);
+  config.steps.reset();
+  config.epochs = int64_t{1} << 31;
+  EXPECT_THROW(StepSchedule(config, 1), UserError);
+}
+
+TEST(StepSchedule, constant_rate_stays) {
+  TrainConfig config = config_of(10, "keep", 1);
+  config.schedule = "constant";
+  config.learning_rate = 0.02;
+  const StepSchedule schedule(config, 100);
+  for (int64_t step = 1; step <= 10; ++step) EXPECT_EQ(schedule.learning_rate(step), 0.02f);
+}
+
+TEST(StepSchedule, cosine_falls_from_the_rate_through_its_half_towards_zero) {
+  TrainConfig config = config_of(10, "keep", 1);
+  config.schedule = "cosine";
+  config.learning_rate = 0.2;
+  const StepSchedule schedule(config, 120);  // 12 steps
+  EXPECT_FLOAT_EQ(schedule.learning_rate(1), 0.2f);
+  EXPECT_FLOAT_EQ(schedule.learning_rate(5), 0.15f);  // a third done: (1 + cos 60 degrees) / 2
+  EXPECT_FLOAT_EQ(schedule.learning_rate(7), 0.1f);
+  EXPECT_FLOAT_EQ(schedule.learning_rate(9), 0.05f);
+  EXPECT_NEAR(schedule.learning_rate(12), 0.1 * (1 - 0.9659258262890683), 1e-8);  // cos 165 degrees
+  for (int64_t step = 2; step <= 12; ++step) {
+    EXPECT_LT(schedule.learning_rate(step), schedule.learning_rate(step - 1));
+  }
+}
+
+TEST(StepScheduleDeathTest, steps_count_from_one) {
+  const StepSchedule schedule(config_of(10, "keep", 1), 100);
+  EXPECT_DEATH(schedule.images(0), "step >= 1");
+}
+
+}  // namespace
+}  // namespace annulus
