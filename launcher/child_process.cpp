@@ -61,7 +61,10 @@ void set_process_name(const std::string& name) {
 
 ChildProcess spawn(const std::string& name, const std::function<int(int output)>& body) {
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) throw UserError::format("cannot start {}: {}", name, std::strerror(errno));
+  if (pipe2(ends, O_CLOEXEC) != 0) {
+    throw UserError::format("cannot start {}: {}; raise the limit of open files (ulimit -n)", name,
+                            std::strerror(errno));
+  }
   std::fflush(nullptr);
   const pid_t launcher = getpid();
   const pid_t pid = fork();
@@ -85,8 +88,9 @@ ChildProcess spawn(const std::string& name, const std::function<int(int output)>
     kill(pid, SIGKILL);
     waitpid(pid, nullptr, 0);
     close(ends[0]);
-    throw UserError::format("cannot watch {}: pidfd_open: {}; Linux 5.3 or newer is needed", name,
-                            std::strerror(error));
+    throw UserError::format(
+        "cannot watch {}: pidfd_open: {}; {}", name, std::strerror(error),
+        error == ENOSYS ? "Linux 5.3 or newer is needed" : "raise the limit of open files (ulimit -n)");
   }
   return {name, pid, pidfd, ends[0]};
 }
@@ -116,9 +120,13 @@ std::string run_helper(const std::string& name, const std::function<int(int outp
   ChildEnd end = finish(child);
   if (end.code == 0) return std::move(end.output);
   if (end.code == 2) throw UserError(end.output);
-  throw std::runtime_error(end.signal != 0 ? fmt::format("{} was killed by signal {} ({})", name, end.signal,
-                                                         strsignal(end.signal))
-                                           : fmt::format("{} failed: {}", name, end.output));
+  throw std::runtime_error(
+      end.signal != 0
+          ? fmt::format(
+                "{} was killed by signal {} ({}); if nobody sent it, look for the out-of-memory killer "
+                "(dmesg)",
+                name, end.signal, strsignal(end.signal))
+          : fmt::format("{} failed: {}", name, end.output));
 }
 
 bool write_all(int fd, const std::string& text) {

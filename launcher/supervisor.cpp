@@ -42,6 +42,10 @@ sigset_t watched_signals() {
   sigset_t set;
   sigemptyset(&set);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGTSTP}) sigaddset(&set, signal);
+  // Under nohup SIGHUP is ignored, and shall be: a blocked signal would reach the signalfd all the same.
+  struct sigaction hangup {};
+  sigaction(SIGHUP, nullptr, &hangup);
+  if (hangup.sa_handler == SIG_IGN) sigdelset(&set, SIGHUP);
   return set;
 }
 
@@ -166,11 +170,16 @@ Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver
   watch(signals_, kSignals);
   watch(timer_, kTimer);
   watch(changed_, kChanged);
-  start_loader();
-  for (int rank = 0; rank < segment_.ranks(); ++rank) start_worker(rank);
-  outcome_.startup.forked = seconds();
-  last_tick_ns_ = now_ns();
-  observer_.started(segment_);
+  try {
+    start_loader();
+    for (int rank = 0; rank < segment_.ranks(); ++rank) start_worker(rank);
+    outcome_.startup.forked = seconds();
+    last_tick_ns_ = now_ns();
+    observer_.started(segment_);
+  } catch (...) {  // no destructor runs after a constructor that throws
+    kill_all();
+    throw;
+  }
 }
 
 Supervisor::~Supervisor() { kill_all(); }
