@@ -1,7 +1,9 @@
 // annulus: the command line.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -74,6 +76,14 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
   throw unknown_command(command, {"train", "topo", "bench", "test", "--version", "--help"});
 }
 
+// Makes file descriptors 0 to 2 exist: where the caller closed one, the segment would get its number, and the
+// next message would be written into it.
+void keep_standard_streams() {
+  for (int fd = 0; fd < 3; ++fd) {
+    if (fcntl(fd, F_GETFD) < 0) (void)!open("/dev/null", O_RDWR);
+  }
+}
+
 }  // namespace
 }  // namespace annulus
 
@@ -83,6 +93,9 @@ int main(int argc, char** argv) {
   const std::vector<std::string> words(argv, argv + argc);
   original_argv = argv;
   remember_arguments(argc, argv);
+  keep_standard_streams();
+  // A limit on file sizes (ulimit -f) is reported by the call that meets it, instead of ending the process.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     return run(words, began_ns);
   } catch (const HelpRequest& help) {
