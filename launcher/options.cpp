@@ -12,6 +12,7 @@ namespace {
 // Limits that no machine of today reaches; they keep products of two of them inside 64 bits.
 constexpr int most_workers = 4096;
 constexpr int64_t most_images = 1'000'000'000;
+constexpr int64_t most_shards = 1'000'000;  // the plan lists them one by one
 constexpr int64_t most_steps = 1'000'000'000'000;
 
 // True for "0-3,8": numbers and ascending ranges between commas.
@@ -78,7 +79,7 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
   table.section("How long, in which portions");
   table.whole("batch-size", "N", config.batch_size, 1, most_images, "images of one step, over all workers");
   table.whole_or_auto(
-      "shards", "S|auto", config.shards, most_images,
+      "shards", "S|auto", config.shards, most_shards,
       "parts of the batch, in which gradients are summed; equal shards give equal bits on any number "
       "of workers; auto: as many as workers");
   Option& epochs =
