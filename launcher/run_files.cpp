@@ -117,6 +117,10 @@ RunDirectory::RunDirectory(const std::string& wanted, const std::string& model) 
     throw UserError::format("--run-dir {}: holds a run already; choose another directory, or remove this one",
                             path_);
   }
+  for (fs::path parent = fs::path(path_).parent_path(); !parent.empty() && !fs::exists(parent, error);
+       parent = parent.parent_path()) {
+    made_.push_back(parent);
+  }
   fs::create_directories(path_, error);
   if (!error && access(path_.c_str(), W_OK | X_OK) != 0) error = {errno, std::generic_category()};
   if (error) {
@@ -128,6 +132,7 @@ RunDirectory::RunDirectory(const std::string& wanted, const std::string& model) 
 void RunDirectory::remove_if_empty() const {
   std::error_code ignored;
   fs::remove(path_, ignored);
+  for (const std::string& parent : made_) fs::remove(parent, ignored);
 }
 
 Scribe::Scribe(const RunDirectory& directory, const Job& job, const Segment& segment) {

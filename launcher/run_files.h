@@ -11,6 +11,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "launcher/child_process.h"
 #include "launcher/job.h"
@@ -27,11 +28,12 @@ class RunDirectory {
 
   const std::string& path() const { return path_; }
 
-  // Takes an empty directory away again, when nothing was started after all.
+  // Takes an empty directory away again, when nothing was started after all, and the parents made for it.
   void remove_if_empty() const;
 
  private:
   std::string path_;
+  std::vector<std::string> made_;  // missing parents, innermost first
 };
 
 class Scribe {
