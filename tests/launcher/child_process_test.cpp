@@ -166,11 +166,13 @@ TEST(RunHelper, says_how_a_child_failed_otherwise) {
   };
   EXPECT_EQ(failure_of([](int) -> int { throw std::runtime_error("no kernel"); }),
             "annulus:plan failed: no kernel");
-  EXPECT_EQ(failure_of([](int) {
-              raise(SIGKILL);
-              return 0;
-            }),
-            "annulus:plan was killed by signal 9 (Killed)");
+  EXPECT_EQ(
+      failure_of([](int) {
+        raise(SIGKILL);
+        return 0;
+      }),
+      "annulus:plan was killed by signal 9 (Killed); if nobody sent it, look for the out-of-memory killer "
+      "(dmesg)");
 }
 
 TEST(WriteAll, says_when_the_reader_is_gone) {
