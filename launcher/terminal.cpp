@@ -100,6 +100,12 @@ void Terminal::draw_status() {
   if (status_drawn_) enqueue(std::string_view(status_).substr(count));
 }
 
+void Terminal::clear_status() {
+  if (status_drawn_) enqueue(erase_line);
+  status_drawn_ = false;
+  status_.clear();
+}
+
 void Terminal::flush() {
   write_queue();
   if (queue_.empty() && dropped_lines_ > reported_drops_) {
@@ -154,18 +160,22 @@ void Terminal::status(std::string_view text) {
     enqueue(std::string_view(drawing).substr(count));
     return;
   }
-  if (Clock::now() < next_plain_status_) return;
+  if (text == last_plain_status_ || Clock::now() < next_plain_status_) return;
   const std::string plain = std::string(text) + "\n";
   const size_t count = write_now(plain);
   if (count == 0) return;
   enqueue(std::string_view(plain).substr(count));
   next_plain_status_ = Clock::now() + settings_.plain_status_interval;
+  last_plain_status_ = text;
+}
+
+void Terminal::end_status(std::string_view text) {
+  clear_status();
+  if (text != last_plain_status_) line(text);
 }
 
 void Terminal::finish(std::chrono::milliseconds patience) {
-  if (status_drawn_) enqueue(erase_line);
-  status_drawn_ = false;
-  status_.clear();
+  clear_status();
   const Clock::time_point deadline = Clock::now() + patience;
   for (flush(); !closed_ && !queue_.empty(); flush()) {
     int milliseconds = -1;

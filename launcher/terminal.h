@@ -12,7 +12,7 @@ namespace annulus {
 // Used by one thread. Two kinds of output:
 // - lines, which are permanent: what cannot be written at once is queued and follows later, in order;
 // - the status, which is transient: on a terminal it redraws in place, elsewhere it is a plain line now and
-//   then. What cannot be written at once is dropped.
+//   then, if it is news. What cannot be written at once is dropped.
 // When the reader is gone (EPIPE, closed stdout) everything is dropped silently.
 class Terminal {
  public:
@@ -37,6 +37,9 @@ class Terminal {
   // Replaces the status. Cut to the terminal's width. Never blocks.
   void status(std::string_view text);
 
+  // Takes the status away and leaves its last text as a line, unless that is what the last plain line said.
+  void end_status(std::string_view text);
+
   // Writes what is queued, as far as it goes without blocking. For the event loop, a few times a second.
   void flush();
 
@@ -55,6 +58,7 @@ class Terminal {
   size_t write_now(std::string_view text);
   void write_queue();
   void draw_status();
+  void clear_status();
   std::string fit(std::string_view text) const;
 
   int fd_;
@@ -69,6 +73,7 @@ class Terminal {
   std::string status_;         // the latest, as it is drawn; empty: none
   bool status_drawn_ = false;  // stands in the last row: what follows has to erase it
   std::chrono::steady_clock::time_point next_plain_status_{};
+  std::string last_plain_status_;
   uint64_t dropped_lines_ = 0;
   uint64_t reported_drops_ = 0;
 };

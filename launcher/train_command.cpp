@@ -144,7 +144,7 @@ int train_command(const TrainConfig& config, int64_t began_ns) {
     directory.remove_if_empty();
     throw;
   }
-  if (progress.steps_done() > 0) say(progress.line());  // in a pipe the last one may not have been due
+  if (!config.quiet && progress.steps_done() > 0) terminal.end_status(progress.line());
   const RunSummary summary{.job = job,
                            .outcome = outcome,
                            .progress = progress,

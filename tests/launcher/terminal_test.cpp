@@ -103,6 +103,16 @@ TEST_F(PipeTest, StatusComesAgainAfterTheInterval) {
   EXPECT_EQ(read_available(reader_), "step 1\nstep 2\n");
 }
 
+TEST_F(PipeTest, TheLastStatusIsToldOnce) {
+  Terminal terminal(writer_, {.plain_status_interval = 0ms});
+  terminal.status("step 1");
+  terminal.status("step 1");
+  terminal.end_status("step 1");
+  EXPECT_EQ(read_available(reader_), "step 1\n");
+  terminal.end_status("step 2");
+  EXPECT_EQ(read_available(reader_), "step 2\n");
+}
+
 TEST_F(PipeTest, LinesWaitForASlowReaderAndArriveInOrder) {
   const std::string expected = numbered_lines(3000);  // several times what a pipe holds
   std::string text;
@@ -190,6 +200,14 @@ TEST_F(PtyTest, TheStatusRedrawsBelowTheLines) {
   terminal.line("epoch 1");
   terminal.finish(1s);
   EXPECT_EQ(read_available(screen_), "\r\x1b[Kstep 1\r\x1b[Kstep 2\r\x1b[Kepoch 1\nstep 2\r\x1b[K");
+}
+
+TEST_F(PtyTest, TheLastStatusStaysAsALine) {
+  Terminal terminal(writer_);
+  terminal.status("step 1");
+  terminal.end_status("step 1");
+  terminal.line("done");
+  EXPECT_EQ(read_available(screen_), "\r\x1b[Kstep 1\r\x1b[Kstep 1\ndone\n");
 }
 
 TEST_F(PtyTest, TheStatusIsCutToTheWidth) {
