@@ -1,0 +1,136 @@
+// The promise about bits, kept by the real command: at equal shards the weights are the same from run to run
+// and from 1 worker to N.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "tests/end_to_end/command.h"
+
+namespace annulus {
+namespace {
+
+using Words = std::vector<std::string>;
+
+const Words kRun = {"train", "--dataset", "synthetic", "--shards", "12",      "--batch-size", "96",
+                    "--lr",  "0.02",      "--seed",    "7",        "--quiet", "--deadline",   "100"};
+
+class SameBits : public ::testing::Test {
+ protected:
+  // The checksum of one run with these flags added.
+  std::string weights(const Words& words, const Words& base = kRun) {
+    CommandOptions options = scratch_.here();
+    const Ended end = run_annulus(with(with(base, words), {"--run-dir", next_run()}), options);
+    EXPECT_EQ(end.code, 0) << end.err;
+    EXPECT_EQ(end.weights().size(), 16u) << end.out;
+    EXPECT_TRUE(end.left.empty());
+    return end.weights();
+  }
+
+  // The checksum that 1, 2, 3 and 4 workers agree on; "" when they do not.
+  std::string weights_of_any_number(const Words& words, const Words& base = kRun) {
+    std::set<std::string> seen;
+    for (const char* workers : {"1", "2", "3", "4"})
+      seen.insert(weights(with(words, {"--workers", workers}), base));
+    EXPECT_EQ(seen.size(), 1u) << ::testing::PrintToString(seen);
+    return seen.size() == 1 ? *seen.begin() : "";
+  }
+
+  std::string next_run() { return "run" + std::to_string(++runs_); }
+  std::string last_run() const { return "run" + std::to_string(runs_); }
+
+  ScratchDirectory scratch_;
+
+ private:
+  int runs_ = 0;
+};
+
+TEST_F(SameBits, OneToFourWorkersTrainTheSameSimpleCnn) {
+  weights_of_any_number({"--model", "simplecnn", "--steps", "20"});
+}
+
+TEST_F(SameBits, OneToFourWorkersTrainTheSameMlp) {
+  const Words mlp = {"--model", "mlp", "--steps", "20"};
+  const std::string checksum = weights_of_any_number(mlp);
+  // The other way round: what should make a difference does.
+  EXPECT_NE(weights(with(mlp, {"--workers", "2", "--seed", "8"})), checksum);
+  EXPECT_NE(weights({"--model", "mlp", "--workers", "2", "--steps", "21"}), checksum);
+}
+
+TEST_F(SameBits, EveryRunWithTheSameWorkersIsTheSame) {
+  const Words run = {"--model", "simplecnn", "--steps", "10", "--workers", "3"};
+  EXPECT_EQ(weights(run), weights(run));
+}
+
+TEST_F(SameBits, EveryRunWithTheRingIsTheSame) {
+  const Words ring = {"--model", "simplecnn", "--steps", "10", "--workers", "3", "--algorithm", "ring"};
+  const std::string first = weights(ring);
+  EXPECT_EQ(weights(ring), first);
+  EXPECT_EQ(weights(ring), first);
+}
+
+TEST_F(SameBits, TheRingOfTwoAddsWhatDirectAdds) {
+  const Words two = {"--model", "simplecnn", "--steps", "10", "--workers", "2", "--shards", "2"};
+  EXPECT_EQ(weights(with(two, {"--algorithm", "ring"})), weights(with(two, {"--algorithm", "direct"})));
+}
+
+TEST_F(SameBits, UnevenShardsAreTheSameOnAnyNumberOfWorkers) {
+  // 50 images in 12 shards: two shards have 5 images, the others 4.
+  weights_of_any_number({"--model", "mlp", "--batch-size", "50", "--steps", "8"});
+}
+
+TEST_F(SameBits, ALastBatchSmallerThanTheShardsIsTheSameOnAnyNumberOfWorkers) {
+  // 8,192 synthetic images: the batch after the second one of 4,093 has 6, so half of its 12 shards are
+  // empty.
+  const Words kept = {"--model", "mlp", "--batch-size", "4093", "--steps", "4", "--last-batch", "keep"};
+  const std::string checksum = weights_of_any_number(kept);
+  EXPECT_NE(weights(with(kept, {"--workers", "2", "--last-batch", "drop"})), checksum);
+}
+
+TEST_F(SameBits, EveryOptimizerAndAugmentationIsTheSameOnAnyNumberOfWorkers) {
+  const std::vector<Words> ways = {
+      {"--optimizer", "sgd"},
+      {"--optimizer", "momentum", "--weight-decay", "0.01"},
+      {"--optimizer", "nesterov", "--momentum", "0.8"},
+      {"--optimizer", "sgd", "--augment", "on"},
+      {"--optimizer", "momentum", "--bucket-mb", "0.25"},
+  };
+  std::set<std::string> checksums;
+  for (const Words& way : ways) {
+    SCOPED_TRACE(::testing::PrintToString(way));
+    checksums.insert(weights_of_any_number(with({"--model", "mlp", "--steps", "6"}, way)));
+  }
+  EXPECT_EQ(checksums.size(), ways.size()) << "a flag has no effect";
+}
+
+TEST_F(SameBits, TheSavedConfigurationAloneRepeatsTheRun) {
+  const std::string checksum =
+      weights({"--model", "simplecnn", "--steps", "9", "--workers", "2", "--optimizer", "nesterov",
+               "--weight-decay", "0.001", "--augment", "on", "--batch-size", "50"});
+  const std::string saved = last_run() + "/config.yaml";
+  EXPECT_EQ(weights({}, {"train", "--config", saved}), checksum);
+  const std::string first = read_file(scratch_.path() / saved);
+  EXPECT_EQ(read_file(scratch_.path() / last_run() / "config.yaml"), first);
+}
+
+TEST_F(SameBits, ARunWithAutomaticWorkersIsRepeatedByItsSavedConfigurationOnFewerCores) {
+  const Words automatic = {"train", "--dataset", "synthetic", "--model", "mlp", "--steps", "5"};
+  const std::string checksum = weights({}, automatic);
+  const std::string saved = last_run() + "/config.yaml";
+  CommandOptions one_core = scratch_.here();
+  one_core.cpus = {0};
+  const Ended end = run_annulus({"train", "--config", saved}, one_core);
+  EXPECT_EQ(end.code, 0) << end.err;
+  EXPECT_EQ(end.weights(), checksum);
+}
+
+TEST_F(SameBits, TheCommandLineWinsOverTheFile) {
+  const Words mlp = {"--model", "mlp", "--steps", "5", "--workers", "2"};
+  const std::string seven = weights(mlp);
+  const std::string saved = last_run() + "/config.yaml";
+  const std::string eight = weights(with(mlp, {"--seed", "8"}));
+  EXPECT_NE(eight, seven);
+  EXPECT_EQ(weights({"--seed", "8"}, {"train", "--config", saved}), eight);
+}
+
+}  // namespace
+}  // namespace annulus
