@@ -14,13 +14,13 @@ fail() {
   exit 1
 }
 
-# The one place that knows the form of the read-back. Reads from stdin a line for each rank,
+# Checks what `topo --verify` reads back: on stdin a line for each rank,
 #
 #   rank 3: CPU 3, NUMA node 1, 2048 pages, 0 remote
 #
-# anywhere in a line, among other lines. $1: what is being checked, for messages. Two cores belong to each node.
-check_placement() {
-  awk -v what="$1" '
+# among other lines. Two cores belong to each node.
+check_ranks() {
+  awk '
     match($0, /rank [0-9]+: CPUs? [0-9,-]+, NUMA node [0-9]+, [0-9]+ pages, [0-9]+ remote/) {
       split(substr($0, RSTART, RLENGTH), word, /[ :,]+/)
       rank = word[2]; cpu = word[4]; node = word[7]; pages = word[8]; remote = word[10]
@@ -32,9 +32,27 @@ check_placement() {
       if (remote > 0.01 * pages) bad("rank " rank " has " remote " of " pages " pages on other nodes")
       seen[rank] = 1; owner[cpu] = rank; ranks++
     }
-    function bad(text) { print "FAILED: " what ": " text; failed = 1 }
+    function bad(text) { print "FAILED: topo --verify: " text; failed = 1 }
     END {
       if (ranks != 8) bad(ranks + 0 " ranks were read back instead of 8")
+      exit failed
+    }'
+}
+
+# Checks the one line of a summary on stdin:
+#
+#   placement  all 8 workers are on the planned CPUs; 12 of 9,876 pages are remote
+check_summary() {
+  awk '
+    /^placement +all 8 workers are on the planned CPUs; [0-9,]+ of [0-9,]+ pages are remote$/ {
+      gsub(",", "")
+      remote = $(NF - 5); pages = $(NF - 3)
+      if (pages < 8 || remote > 0.01 * pages) bad(remote " of " pages " pages are remote")
+      lines++
+    }
+    function bad(text) { print "FAILED: train: " text; failed = 1 }
+    END {
+      if (lines != 1) bad(lines + 0 " summaries tell that all 8 workers are in their places")
       exit failed
     }'
 }
@@ -42,16 +60,18 @@ check_placement() {
 # The part of the log between "== NAME" and the next "== ".
 section() { sed -n "/^== $1\$/,/^== /p" "$log"; }
 
+# An emulated core is slow.
+small="--model mlp --dataset synthetic --batch-size 64"
 status=0
 "$here/numa_vm.sh" "$annulus" -- "
   echo '== topo'
-  '$annulus' topo --verify --workers 8 || exit 1
+  '$annulus' topo --verify --workers 8 $small || exit 1
   echo '== train'
-  '$annulus' train --model mlp --dataset synthetic --workers 8 --batch-size 64 --steps 3 --run-dir /tmp/run || exit 1
+  '$annulus' train --workers 8 $small --steps 3 --deadline 120 --run-dir /tmp/run || exit 1
   echo '== end'" >"$log" || status=$?
 cat "$log"
 [ "$status" = 0 ] || exit "$status"
 grep -qx '== end' "$log" || fail "the commands did not come to their end"
-section topo | check_placement "topo --verify"
-section train | check_placement "train"
+section topo | check_ranks
+section train | check_summary
 echo "8 workers on 8 cores of 4 NUMA nodes, their pages at home"
