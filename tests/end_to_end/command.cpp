@@ -253,6 +253,13 @@ pid_t Command::process(const std::string& name) const {
   return 0;
 }
 
+pid_t Command::signal(const std::string& name, int signal) const {
+  const pid_t target = process(name);
+  EXPECT_GT(target, 0) << "there is no " << name;
+  if (target > 0) kill(target, signal);  // 0 would be the test itself
+  return target;
+}
+
 bool Command::ended() {
   if (!collected_) collected_ = waitpid(pid_, &status_, WNOHANG) == pid_;
   return collected_;
@@ -332,8 +339,13 @@ std::vector<std::string> ScratchDirectory::content() const {
 }
 
 std::string read_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
+  // Not a stream: those throw when a process goes away while its files in /proc are read.
+  std::string content;
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  char buffer[65536];
+  for (ssize_t got; file >= 0 && (got = read(file, buffer, sizeof buffer)) > 0;) content.append(buffer, got);
+  if (file >= 0) close(file);
+  return content;
 }
 
 void write_file(const fs::path& path, const std::string& content) {

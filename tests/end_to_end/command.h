@@ -72,6 +72,9 @@ class Command {
   // The process with this name; 0: there is none now.
   pid_t process(const std::string& name) const;
 
+  // Sends a signal to the process with this name, and returns its number; without one the test fails.
+  pid_t signal(const std::string& name, int signal) const;
+
   // Waits until `condition` holds. False, with a failure of the test, when the command ended or a minute
   // passed before. `what` says what is awaited.
   bool wait_until(const std::string& what, const std::function<bool()>& condition);
@@ -114,6 +117,7 @@ class ScratchDirectory {
   std::filesystem::path path_;
 };
 
+// What is in the file, as far as it can be read; "" where there is none.
 std::string read_file(const std::filesystem::path& path);
 void write_file(const std::filesystem::path& path, const std::string& content);
 
