@@ -1,5 +1,7 @@
 #include "launcher/job.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 

@@ -3,10 +3,14 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bench/bench_train.h"
@@ -34,11 +38,24 @@ constexpr const char* kUsage =
     "\n"
     "Each command explains its flags with --help.\n";
 
+// Whether the configuration comes from something that can be read only once.
+bool reads_a_pipe(const std::vector<std::string>& words) {
+  constexpr std::string_view kFlag = "--config";
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (words[i] == kFlag && i + 1 < words.size()) return !std::filesystem::is_regular_file(words[i + 1]);
+    if (words[i].starts_with("--config=")) {
+      return !std::filesystem::is_regular_file(words[i].substr(kFlag.size() + 1));
+    }
+  }
+  return false;
+}
+
 // Idle threads of OpenMP's pool spin for milliseconds by default, which starves whoever shares their cores.
 // libgomp reads this variable when it is loaded, that is before main: so the program starts itself anew,
 // once, if a run has a pool at all. About 0.1 ms, twice what waking a thread costs.
-void limit_pool_spinning(int threads_per_worker) {
-  if (threads_per_worker < 2 || getenv("GOMP_SPINCOUNT") != nullptr || getenv("OMP_WAIT_POLICY") != nullptr)
+void limit_pool_spinning(int threads_per_worker, const std::vector<std::string>& words) {
+  if (threads_per_worker < 2 || reads_a_pipe(words) || getenv("GOMP_SPINCOUNT") != nullptr ||
+      getenv("OMP_WAIT_POLICY") != nullptr)
     return;
   setenv("GOMP_SPINCOUNT", "5000", 1);
   execv("/proc/self/exe", original_argv);  // where that fails the run is only slower
@@ -52,7 +69,7 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
   const std::string command = argc > 1 ? words[1] : "--help";
   if (command == "train") {
     const TrainConfig config = parse_train(argc - 1, argv.data() + 1);
-    limit_pool_spinning(config.threads_per_worker);
+    limit_pool_spinning(config.threads_per_worker, words);
     return train_command(config, began_ns);
   }
   if (command == "topo") return topo_command(parse_topo(argc - 1, argv.data() + 1), began_ns);
@@ -60,7 +77,7 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
     const std::string what = argc > 2 ? words[2] : "";
     if (what == "train") {
       const BenchTrainOptions options = parse_bench_train(argc - 2, argv.data() + 2);
-      limit_pool_spinning(options.config.threads_per_worker);
+      limit_pool_spinning(options.config.threads_per_worker, words);
       return bench_train(options, began_ns);
     }
     throw unknown_command("bench " + what, {"bench train"});
@@ -84,6 +101,11 @@ void keep_standard_streams() {
   }
 }
 
+int output_lost() {
+  std::fprintf(stderr, "annulus: the output could not be written: %s\n", std::strerror(errno));
+  return 1;
+}
+
 }  // namespace
 }  // namespace annulus
 
@@ -97,10 +119,11 @@ int main(int argc, char** argv) {
   // A limit on file sizes (ulimit -f) is reported by the call that meets it, instead of ending the process.
   std::signal(SIGXFSZ, SIG_IGN);
   try {
-    return run(words, began_ns);
+    const int code = run(words, began_ns);
+    return std::fflush(stdout) == 0 ? code : output_lost();
   } catch (const HelpRequest& help) {
     fmt::print("{}", help.what());
-    return 0;
+    return std::fflush(stdout) == 0 ? 0 : output_lost();
   } catch (const UserError& error) {
     std::fflush(stdout);
     std::fprintf(stderr, "annulus: %s\n", error.what());

@@ -1,51 +1,35 @@
 #include "launcher/options.h"
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 
+#include "launcher/cpu_list.h"
 #include "launcher/nearest_name.h"
+#include "launcher/placement.h"
 
 namespace annulus {
 namespace {
 
-// Limits that no machine of today reaches; they keep products of two of them inside 64 bits.
-constexpr int most_workers = 4096;
+// Limits that keep products of two of them inside 64 bits.
+constexpr int most_workers = kMostWorkers;
 constexpr int64_t most_images = 1'000'000'000;
 constexpr int64_t most_shards = 1'000'000;  // the plan lists them one by one
 constexpr int64_t most_steps = 1'000'000'000'000;
 
-// True for "0-3,8": numbers and ascending ranges between commas.
-bool is_cpu_list(std::string_view text) {
-  constexpr int most_cpus = 1 << 16;
-  const auto take_number = [&text](int& value) {
-    const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc{} || value < 0 || value >= most_cpus || text[0] == '-') return false;
-    text.remove_prefix(static_cast<size_t>(stop - text.data()));
-    return true;
-  };
-  while (true) {
-    int first = 0;
-    if (!take_number(first)) return false;
-    if (text.starts_with('-')) {
-      text.remove_prefix(1);
-      int last = 0;
-      if (!take_number(last) || last < first) return false;
-    }
-    if (text.empty()) return true;
-    if (text[0] != ',') return false;
-    text.remove_prefix(1);
-  }
-}
-
 void add_bind(OptionTable& table, std::string& target) {
-  static const std::vector<std::string> policies = {"core", "l3", "numa", "socket", "none"};
   Option option;
   option.name = "bind";
   option.value_name = "core|l3|numa|socket|none|LIST";
   option.help = "what a worker is bound to, or the CPUs to use, like 0-3,8";
   option.read = [&target](const std::string& text, const std::string& where) {
-    if (std::find(policies.begin(), policies.end(), text) == policies.end() && !is_cpu_list(text)) {
+    const std::vector<std::string>& policies = bind_policies();
+    if (is_cpu_list_text(text)) {
+      try {
+        parse_cpu_list(text);
+      } catch (const std::invalid_argument& error) {
+        throw UserError::format("{}: {}; give a list of CPUs like 0-3,8", where, error.what());
+      }
+    } else if (std::find(policies.begin(), policies.end(), text) == policies.end()) {
       const std::string near = nearest_name(text, policies);
       throw UserError::format("{}: neither one of {} nor a list of CPUs like 0-3,8; {}", where,
                               fmt::join(policies, ", "),

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "launcher/cpu_list.h"
+#include "launcher/nearest_name.h"
 #include "telemetry/check.h"
 #include "telemetry/error.h"
 
@@ -37,34 +38,6 @@ constexpr std::array<Level, 3> kLevels = {{
     {"socket", "package", &MachineCore::package},
 }};
 
-constexpr std::array<std::string_view, 5> kPolicies = {"core", "l3", "numa", "socket", "none"};
-
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
-    }
-  }
-  return row[b.size()];
-}
-
-std::string nearest_policy(std::string_view value) {
-  return std::string(*std::min_element(kPolicies.begin(), kPolicies.end(), [&](auto a, auto b) {
-    return edit_distance(a, value) < edit_distance(b, value);
-  }));
-}
-
-bool looks_like_list(const std::string& bind) {
-  return bind.find_first_of("0123456789") != std::string::npos &&
-         bind.find_first_not_of("0123456789,- ") == std::string::npos;
-}
-
 std::string plural(int count, const char* noun) {
   return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
 }
@@ -76,7 +49,7 @@ class Planner {
   Placement plan() {
     check_request();
     plan_.threads_per_worker = threads();
-    bool list = looks_like_list(request_.bind);
+    bool list = is_cpu_list_text(request_.bind);
     units_ = list ? listed_units() : usable_units();
     plan_.usable_cores = static_cast<int>(units_.size());
     if (threads() > plan_.usable_cores) throw too_many_threads(plan_.usable_cores, "this process may use");
@@ -113,12 +86,12 @@ class Planner {
       throw UserError::format("--threads-per-worker {}: must be at least 1", threads());
     }
     const std::string& bind = request_.bind;
-    if (!looks_like_list(bind) && std::find(kPolicies.begin(), kPolicies.end(), bind) == kPolicies.end()) {
-      throw UserError::format(
-          "--bind {}: unknown policy, did you mean '{}'? It takes core, l3, numa, socket, none or a CPU list "
-          "like "
-          "0-3,8",
-          bind, nearest_policy(bind));
+    if (!is_cpu_list_text(bind) &&
+        std::find(bind_policies().begin(), bind_policies().end(), bind) == bind_policies().end()) {
+      const std::string near = nearest_name(bind, bind_policies());
+      throw UserError::format("--bind {}: unknown policy{}; it takes {} or a CPU list like 0-3,8", bind,
+                              near.empty() ? "" : ", did you mean '" + near + "'?",
+                              fmt::join(bind_policies(), ", "));
     }
   }
 
@@ -185,11 +158,11 @@ class Planner {
 
   int choose_workers() {
     int workers = plan_.usable_cores / threads();
-    std::string limit = looks_like_list(request_.bind)
+    std::string limit = is_cpu_list_text(request_.bind)
                             ? plural(plan_.usable_cores, "listed CPU")
                             : plural(plan_.usable_cores, ("usable " + unit_noun()).c_str());
     std::vector<int> all = machine_.cpus(), allowed = machine_.allowed_cpus();
-    if (allowed.size() < all.size() && !looks_like_list(request_.bind)) {
+    if (allowed.size() < all.size() && !is_cpu_list_text(request_.bind)) {
       limit += fmt::format(" (taskset or a cgroup cpuset leaves CPUs {} of {})", format_cpu_list(allowed),
                            format_cpu_list(all));
     }
@@ -460,6 +433,16 @@ class Planner {
 };
 
 }  // namespace
+
+const std::vector<std::string>& bind_policies() {
+  static const std::vector<std::string> policies = {"core", "l3", "numa", "socket", "none"};
+  return policies;
+}
+
+bool is_cpu_list_text(const std::string& bind) {
+  return bind.find_first_of("0123456789") != std::string::npos &&
+         bind.find_first_not_of("0123456789,- ") == std::string::npos;
+}
 
 Placement plan_placement(const Machine& machine, const PlacementRequest& request) {
   return Planner(machine, request).plan();

@@ -5,11 +5,17 @@
 #include <string>
 #include <vector>
 
+#include "collectives/wait.h"
 #include "launcher/machine.h"
 
 namespace annulus {
 
-constexpr int kMostWorkers = 256;
+inline constexpr int kMostWorkers = kMaxRanks;
+
+// What --bind may name, beside a list of CPUs.
+const std::vector<std::string>& bind_policies();
+// Whether --bind's text is meant as a list of CPUs: digits, commas, dashes. It may still be malformed.
+bool is_cpu_list_text(const std::string& bind);
 
 struct PlacementRequest {
   int workers = 0;  // 0: auto, one per threads_per_worker usable cores, within quota and memory

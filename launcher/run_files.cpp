@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -21,7 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kPollMs = 200;
+constexpr int kPollMs = 50;  // a rank keeps its last 2,048 steps
 
 std::string dated_name(const std::string& model) {
   const std::time_t now = std::time(nullptr);
@@ -70,8 +71,9 @@ std::string to_line(const EvalSummary& evaluation) {
 }
 
 // The scribe's whole life. Writes nothing before the data is there: until then the run may yet be refused.
-// `input` ends when the launcher closes it or dies.
-int write_run_files(const fs::path& directory, const Job& job, const Segment& segment, int input) {
+// `input` ends when the launcher closes it or dies; what went wrong goes into `output`.
+int write_run_files(const fs::path& directory, const Job& job, const Segment& segment, int input,
+                    int output) {
   std::ofstream metrics;
   StepAggregator aggregator(
       segment.ranks(), [&](int rank) -> const StepRing& { return segment.rank(rank).steps; },
@@ -103,24 +105,27 @@ int write_run_files(const fs::path& directory, const Job& job, const Segment& se
   if (!metrics.is_open()) return 0;
   if (!summary.empty()) write_file(directory / "summary.json", summary);
   if (!metrics) throw std::runtime_error("cannot write metrics.jsonl: is the disk full?");
+  if (aggregator.lost() > 0) {
+    write_all(output, fmt::format("{} step records were overwritten before they reached metrics.jsonl",
+                                  aggregator.lost()));
+  }
   return 0;
 }
 
 }  // namespace
 
 RunDirectory::RunDirectory(const std::string& wanted, const std::string& model) {
-  path_ = wanted.empty() ? dated_name(model) : wanted;
-  for (int i = 2; wanted.empty() && fs::exists(path_); ++i)
-    path_ = fmt::format("{}-{}", dated_name(model), i);
   std::error_code error;
+  path_ = wanted.empty() ? dated_name(model) : wanted;
+  for (int i = 2; wanted.empty() && fs::exists(path_, error); ++i) {
+    path_ = fmt::format("{}-{}", dated_name(model), i);
+  }
   if (fs::exists(fs::path(path_) / "config.yaml", error)) {
     throw UserError::format("--run-dir {}: holds a run already; choose another directory, or remove this one",
                             path_);
   }
-  for (fs::path parent = fs::path(path_).parent_path(); !parent.empty() && !fs::exists(parent, error);
-       parent = parent.parent_path()) {
-    made_.push_back(parent);
-  }
+  for (fs::path at = path_; !at.empty() && !fs::exists(at, error); at = at.parent_path()) made_.push_back(at);
+  error.clear();
   fs::create_directories(path_, error);
   if (!error && access(path_.c_str(), W_OK | X_OK) != 0) error = {errno, std::generic_category()};
   if (error) {
@@ -130,19 +135,20 @@ RunDirectory::RunDirectory(const std::string& wanted, const std::string& model) 
 }
 
 void RunDirectory::remove_if_empty() const {
-  std::error_code ignored;
-  fs::remove(path_, ignored);
-  for (const std::string& parent : made_) fs::remove(parent, ignored);
+  for (const std::string& made : made_) {
+    if (rmdir(made.c_str()) != 0) return;  // not empty: something was started
+  }
 }
 
-Scribe::Scribe(const RunDirectory& directory, const Job& job, const Segment& segment) {
+Scribe::Scribe(const RunDirectory& directory, const Job& job, const Segment& segment)
+    : deadline_s_(job.run.config.deadline) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0)
     throw UserError::format("cannot start the scribe: {}", std::strerror(errno));
   to_scribe_ = ends[1];
-  process_ = spawn("annulus:scribe", [&](int) {
+  process_ = spawn("annulus:scribe", [&](int output) {
     ::close(ends[1]);
-    return write_run_files(directory.path(), job, segment, ends[0]);
+    return write_run_files(directory.path(), job, segment, ends[0], output);
   });
   ::close(ends[0]);
 }
@@ -152,11 +158,17 @@ Scribe::~Scribe() {
 }
 
 std::string Scribe::close(const std::string& summary) {
-  write_all(to_scribe_, summary);
+  write_all(to_scribe_, summary);  // less than a pipe holds: does not block
   ::close(to_scribe_);
+  pollfd ended{process_.pidfd, POLLIN, 0};
+  if (poll(&ended, 1, static_cast<int>(deadline_s_ * 1e3)) == 0) kill(process_.pid, SIGKILL);
   const ChildEnd end = finish(process_);
-  if (end.code == 0) return "";
-  return end.signal != 0 ? fmt::format("the scribe was killed by signal {}", end.signal) : end.output;
+  if (end.code == 0) return end.output;
+  if (end.signal == 0) return end.output;
+  return fmt::format("the scribe was killed by signal {} ({})", end.signal,
+                     ended.revents == 0
+                         ? fmt::format("it did not end in {} s; is the disk stuck?", deadline_s_)
+                         : strsignal(end.signal));
 }
 
 }  // namespace annulus

@@ -28,12 +28,12 @@ class RunDirectory {
 
   const std::string& path() const { return path_; }
 
-  // Takes an empty directory away again, when nothing was started after all, and the parents made for it.
+  // Takes away again what this object has made, where nothing was written after all.
   void remove_if_empty() const;
 
  private:
   std::string path_;
-  std::vector<std::string> made_;  // missing parents, innermost first
+  std::vector<std::string> made_;  // directories that did not exist before, innermost first
 };
 
 class Scribe {
@@ -44,10 +44,12 @@ class Scribe {
   Scribe(const Scribe&) = delete;
   Scribe& operator=(const Scribe&) = delete;
 
-  // Hands over summary.json's text and waits until all is written. Returns what went wrong, or nothing.
+  // Hands over summary.json's text and waits until all is written, for the run's deadline at most. Returns
+  // what went wrong, or nothing.
   std::string close(const std::string& summary);
 
  private:
+  double deadline_s_;
   int to_scribe_ = -1;
   ChildProcess process_;
 };

@@ -49,19 +49,6 @@ sigset_t watched_signals() {
   return set;
 }
 
-// Blocks the watched signals as long as it lives.
-class SignalBlock {
- public:
-  SignalBlock() {
-    const sigset_t set = watched_signals();
-    sigprocmask(SIG_BLOCK, &set, &before_);
-  }
-  ~SignalBlock() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
-
- private:
-  sigset_t before_;
-};
-
 // Gives each thread of this worker's pool a CPU of its own. The pool's threads are made here, after the
 // process was bound, so that they inherit its memory policy.
 void bind_threads(const std::vector<int>& cpus) {
@@ -255,6 +242,12 @@ JobOutcome Supervisor::run() {
     }
   }
   aggregator_.poll(observer_.step, observer_.evaluation);
+  if (aggregator_.lost() > 0) {
+    observer_.warning(
+        fmt::format("{} step records were overwritten before they were read: means and counts of images "
+                    "leave them out",
+                    aggregator_.lost()));
+  }
   const uint32_t committed = segment_.versions().committed();
   if (committed != Versions::kNone) {
     outcome_.committed_step = committed;
@@ -442,6 +435,13 @@ bool Supervisor::every_rank(RankState state) const {
 }
 
 }  // namespace
+
+SignalBlock::SignalBlock() {
+  const sigset_t set = watched_signals();
+  sigprocmask(SIG_BLOCK, &set, &before_);
+}
+
+SignalBlock::~SignalBlock() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
 
 JobOutcome run_job(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns) {
   return Supervisor(job, machine, observer, began_ns).run();

@@ -5,6 +5,8 @@
 // stop training.
 #pragma once
 
+#include <signal.h>
+
 #include <functional>
 #include <optional>
 #include <string>
@@ -16,6 +18,19 @@
 #include "telemetry/step_aggregator.h"
 
 namespace annulus {
+
+// Keeps SIGINT, SIGTERM, SIGHUP (unless ignored, as nohup does) and SIGTSTP from ending the process while it
+// lives: run_job takes them as requests, and afterwards they wait. May be nested.
+class SignalBlock {
+ public:
+  SignalBlock();
+  ~SignalBlock();
+  SignalBlock(const SignalBlock&) = delete;
+  SignalBlock& operator=(const SignalBlock&) = delete;
+
+ private:
+  sigset_t before_;
+};
 
 // What a command wants to know of its job. All are called on the launcher's thread and must not block.
 struct JobObserver {

@@ -3,8 +3,10 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "launcher/placement_report.h"
 #include "launcher/run_files.h"
@@ -101,12 +103,22 @@ std::string to_json(const RunSummary& summary) {
   return json.dump(1) + "\n";
 }
 
+// Data found below the working directory is named in the saved configuration, which then works from anywhere.
+TrainConfig with_data_found(const TrainConfig& config, const DatasetInfo& dataset) {
+  TrainConfig result = config;
+  if (!dataset.files.empty()) {
+    const std::filesystem::path found = dataset.files.front().path;
+    if (found.is_relative()) result.data = std::filesystem::absolute(found.parent_path()).lexically_normal();
+  }
+  return result;
+}
+
 }  // namespace
 
 int train_command(const TrainConfig& config, int64_t began_ns) {
   const Machine machine = Machine::this_machine();
   const DatasetInfo dataset = describe_dataset(config.dataset, config.data);
-  const Job job = plan_job(config, machine, dataset, true);
+  const Job job = plan_job(with_data_found(config, dataset), machine, dataset, true);
   const RunDirectory directory(config.run_dir, config.model);
   const double planned_s = (now_ns() - began_ns) * 1e-9;
 
@@ -137,6 +149,8 @@ int train_command(const TrainConfig& config, int64_t began_ns) {
     if (!config.quiet && progress.steps_done() > 0) terminal.status(progress.line());
   };
 
+  // A second Ctrl-C must not cost the summary: signals wait until it is written.
+  std::optional<SignalBlock> signals(std::in_place);
   JobOutcome outcome;
   try {
     outcome = run_job(job, machine, observer, began_ns);
@@ -163,6 +177,7 @@ int train_command(const TrainConfig& config, int64_t began_ns) {
     terminal.line(to_text(summary));
     terminal.line("run files  " + directory.path());
   }
+  signals.reset();
   terminal.finish(std::chrono::seconds(1));
   if (!outcome.failure.empty()) std::fprintf(stderr, "annulus: %s\n", outcome.failure.c_str());
   return outcome.exit_code;
