@@ -20,8 +20,6 @@ class Progress {
   std::string line() const;
 
   uint64_t steps_done() const { return totals_.steps; }
-  uint64_t last_step() const { return last_.step; }
-  double last_loss() const { return last_.loss; }
 
   // Means over all steps but the first, which also warms up; milliseconds, and images per second of wall time
   // between the first step's end and the last step's (evaluations in between not counted).
@@ -31,7 +29,6 @@ class Progress {
   Means means() const;
   int64_t images() const { return totals_.images; }
   int64_t first_step_end_ns() const { return first_end_ns_; }
-  int64_t last_step_end_ns() const { return last_.end_ns; }
 
  private:
   // Sums over some steps; nanoseconds.
