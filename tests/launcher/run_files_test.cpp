@@ -122,6 +122,7 @@ TEST_F(RunFiles, tell_the_whole_run) {
   const Job job = small_job();
   const Segment segment(job.segment, job.run.segment_inputs(), 0, [](void*, uint64_t, int) {});
   const RunDirectory directory((root / "run").string(), "mlp");
+  segment.header().data_ready.store(1);  // before that nothing is written
   Scribe scribe(directory, job, segment);
   for (uint64_t step = 1; step <= 11; ++step) {
     for (int rank = 0; rank < 2; ++rank) {
@@ -165,12 +166,22 @@ TEST_F(RunFiles, tell_the_whole_run) {
       "test_accuracy": 0.8, "test_images": 10})"));
 }
 
+TEST_F(RunFiles, of_a_run_whose_data_was_refused_do_not_exist) {
+  const Job job = small_job();
+  const Segment segment(job.segment, job.run.segment_inputs(), 0, [](void*, uint64_t, int) {});
+  const RunDirectory directory((root / "run").string(), "mlp");
+  Scribe scribe(directory, job, segment);
+  EXPECT_EQ(scribe.close("{\"exit_code\": 2}\n"), "");
+  EXPECT_TRUE(fs::is_empty(root / "run"));
+}
+
 TEST_F(RunFiles, that_cannot_be_written_are_reported_and_end_nothing) {
   const Job job = small_job();
   const Segment segment(job.segment, job.run.segment_inputs(), 0, [](void*, uint64_t, int) {});
   const RunDirectory directory((root / "run").string(), "mlp");
   fs::create_directory(root / "run/config.yaml");  // in the way
   std::signal(SIGPIPE, SIG_IGN);                   // as Terminal does: the scribe may be gone already
+  segment.header().data_ready.store(1);            // before that nothing is written
   Scribe scribe(directory, job, segment);
   const std::string trouble = scribe.close("{}\n");
   EXPECT_NE(trouble.find("config.yaml"), std::string::npos) << trouble;
