@@ -115,8 +115,8 @@ TEST(ChildProcess, is_killed_with_the_process_that_started_it) {
 }
 
 TEST(ChildProcess, carries_its_name_for_ps_and_top) {
-  // As main's arguments lie: one after another.
-  char arguments[] = "annulus\0train\0--workers\0002";
+  // As main's arguments lie: one after another. Later tests name processes there, too.
+  static char arguments[] = "annulus\0train\0--workers\0002";
   char* argv[] = {arguments, arguments + 8, arguments + 14, arguments + 24};
   remember_arguments(4, argv);
   const ChildEnd end = run([&](int output) {
