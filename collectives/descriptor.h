@@ -7,21 +7,26 @@
 
 namespace annulus {
 
-enum class Phase : uint16_t { kStep = 1 };
+enum class Phase : uint16_t {
+  kStep = 1,     // a training step's exchange of gradients
+  kMessage = 2,  // a call of Communicator
+};
 
 enum class Payload : uint16_t {
-  kGradient = 1,    // this rank's partial sum of a bucket's slice (direct)
-  kRunningSum = 2,  // sum over the ranks that a chunk has passed through (ring)
+  kInput = 1,       // what the rank brought: a partial sum of gradients, a message
+  kRunningSum = 2,  // sum over some of the ranks
+  kResult = 3,      // what the collective delivers
+  kNothing = 4,     // no payload: a barrier's token
 };
 
 struct Descriptor {
-  uint32_t step = 0;     // training step, from 1
+  uint32_t step = 0;     // training step, or number of the Communicator's call; from 1
   uint32_t attempt = 0;  // how often steps have been done again: 0, since a failed step ends the run
   Phase phase = Phase::kStep;
-  Payload type = Payload::kGradient;
+  Payload type = Payload::kInput;
   uint32_t round = 0;   // of the collective
   uint32_t source = 0;  // rank that sends
-  uint32_t bucket = 0;
+  uint32_t bucket = 0;  // of a step; of a call: which part of the message
   uint32_t chunk = 0;   // direct: which partial sum of the source; ring: which chunk of the slice
   uint32_t slice = 0;   // rank that owns the slice which the payload belongs to
   uint64_t place = 0;   // bytes from the start of the segment

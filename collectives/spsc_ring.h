@@ -81,12 +81,31 @@ class SpscRing {
     // Writes one descriptor; false if no line is free. Memory ordering: what the caller wrote before with
     // ordinary stores is visible to the receiver that takes the descriptor (R0 -> A0).
     bool try_send(const Descriptor& descriptor) {
+      if (!can_send()) return false;
       RingLine& line = lines_[next_ & mask_];
-      if (line.sequence.load(std::memory_order_acquire) != next_) return false;  // A1
       line.descriptor = descriptor;
       line.sequence.store(next_ + 1, std::memory_order_release);  // R0
       ++next_;
       return true;
+    }
+    // Whether a line is free. Lines come back in order, so one look at a line half a ring ahead answers for
+    // all before it: the line that the receiver wrote last is rarely touched.
+    bool can_send() {
+      if (next_ < free_until_) return true;
+      for (const uint64_t ahead : {mask_ / 2, uint64_t{0}}) {
+        const uint64_t n = next_ + ahead;
+        if (lines_[n & mask_].sequence.load(std::memory_order_acquire) != n) continue;  // A1
+        free_until_ = n + 1;
+        return true;
+      }
+      return false;
+    }
+    // Whether the receiver has given all descriptors before the n-th back. Memory ordering: its reads of
+    // their payloads come before what the caller does next (R1 -> A1).
+    bool given_back(uint64_t n) const {
+      const uint64_t capacity = mask_ + 1;
+      if (n == 0 || n + capacity <= next_) return true;  // the line has been used again since
+      return lines_[(n - 1) & mask_].sequence.load(std::memory_order_acquire) != n;  // A1
     }
     uint64_t sent() const { return next_; }
 
@@ -96,24 +115,28 @@ class SpscRing {
     RingLine* lines_;
     uint64_t mask_;
     uint64_t next_ = 0;
+    uint64_t free_until_ = 0;  // messages before this one have free lines
   };
 
   class Receiver {
    public:
-    // The oldest descriptor that was sent and not yet taken. Memory ordering: sees all that the sender wrote
-    // before it sent (A0). The pointer is valid until take().
+    // The oldest descriptor that was sent and not yet accepted. Memory ordering: sees all that the sender
+    // wrote before it sent (A0). The pointer is valid until its line is released.
     const Descriptor* peek() const {
       const RingLine& line = lines_[next_ & mask_];
       if (line.sequence.load(std::memory_order_acquire) != next_ + 1) return nullptr;  // A0
       return &line.descriptor;
     }
-    // Gives the line that peek() showed back to the sender. Memory ordering: the receiver's reads of the line
-    // come before the sender's next write to it (R1 -> A1).
-    void take() {
-      lines_[next_ & mask_].sequence.store(next_ + mask_ + 1, std::memory_order_release);  // R1
-      ++next_;
+    // Moves on to the next descriptor; the line is kept until release().
+    void accept() { ++next_; }
+    // Gives the oldest line that was accepted back to the sender. Memory ordering: the receiver's reads of
+    // the line and of its payload come before the sender's next writes (R1 -> A1).
+    void release() {
+      CHECK(released_ < next_);
+      lines_[released_ & mask_].sequence.store(released_ + mask_ + 1, std::memory_order_release);  // R1
+      ++released_;
     }
-    uint64_t taken() const { return next_; }
+    uint64_t accepted() const { return next_; }
 
    private:
     friend class SpscRing;
@@ -121,6 +144,7 @@ class SpscRing {
     RingLine* lines_;
     uint64_t mask_;
     uint64_t next_ = 0;
+    uint64_t released_ = 0;
   };
 
   // The one sending end. A second claim is a broken invariant and stops the program.

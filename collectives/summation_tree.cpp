@@ -25,10 +25,10 @@ class TreeBuilder {
  public:
   TreeBuilder(int ranks, int64_t shards) : ranks_(ranks), shards_(shards), next_partial_(ranks) {}
 
-  TreeSum build() {
-    visit_leaves(0, shards_);
+  TreeSum build(int64_t lo, int64_t hi) {
+    visit_leaves(lo, hi);
     first_temporary_ = static_cast<int>(sum_.leaves.size());
-    sum_.result = visit_adds(0, shards_, 0);
+    sum_.result = visit_adds(lo, hi, 0);
     return std::move(sum_);
   }
 
@@ -104,6 +104,72 @@ RankSum plan_single_rank_sum(int rank, int ranks, int64_t shards) {
   return plan;
 }
 
-TreeSum plan_tree_sum(int ranks, int64_t shards) { return TreeBuilder(ranks, shards).build(); }
+TreeSum plan_tree_sum(int ranks, int64_t shards) { return TreeBuilder(ranks, shards).build(0, shards); }
+
+TreeSum plan_subtree_sum(int ranks, int64_t shards, int first, int end) {
+  return TreeBuilder(ranks, shards).build(deal(first, ranks, shards).begin, deal(end - 1, ranks, shards).end);
+}
+
+bool is_node(int ranks, int64_t shards, int first, int end, int depth) {
+  const int64_t begin = deal(first, ranks, shards).begin, stop = deal(end - 1, ranks, shards).end;
+  int64_t lo = 0, hi = shards;
+  for (; depth > 0 && hi - lo > 1; --depth) {
+    const int64_t m = middle(lo, hi);
+    (begin < m ? hi : lo) = m;
+  }
+  return depth == 0 && begin == lo && stop == hi;
+}
+
+SumProgram compile(const TreeSum& tree) {
+  const int leaves = static_cast<int>(tree.leaves.size());
+  SumProgram program;
+  program.leaves = leaves;
+  if (tree.adds.empty()) {
+    program.combinations.push_back({{tree.result}, 1, SumProgram::kResult});
+    return program;
+  }
+  // Each addition becomes a node of its own, because temporaries are used again.
+  struct Node {
+    int left, right;  // operands of the tree below `leaves`, otherwise leaves + node
+  };
+  std::vector<Node> nodes;
+  std::vector<int> holder(leaves + tree.temporaries);
+  for (int i = 0; i < leaves; ++i) holder[i] = i;
+  for (const TreeSum::Add& add : tree.adds) {
+    nodes.push_back({holder[add.left], holder[add.right]});
+    holder[add.out] = leaves + static_cast<int>(nodes.size()) - 1;
+  }
+  // How many times both halves of a node are alike perfect subtrees of leaves or of single results.
+  const auto perfect = [&](auto&& self, int operand, int levels) -> bool {
+    if (levels == 0) return true;
+    if (operand < leaves) return false;
+    const Node& node = nodes[operand - leaves];
+    return self(self, node.left, levels - 1) && self(self, node.right, levels - 1);
+  };
+  const auto collect = [&](auto&& self, int operand, int levels, std::vector<int>& into) -> void {
+    if (levels == 0) return into.push_back(operand);
+    const Node& node = nodes[operand - leaves];
+    self(self, node.left, levels - 1, into);
+    self(self, node.right, levels - 1, into);
+  };
+  const auto emit = [&](auto&& self, int operand, int free, int out) -> void {
+    int levels = 1;
+    while (levels < 3 && perfect(perfect, operand, levels + 1)) ++levels;
+    std::vector<int> operands;
+    collect(collect, operand, levels, operands);
+    SumProgram::Combination combination{.operands = {}, .count = 1 << levels, .out = out};
+    for (int i = 0; i < combination.count; ++i) {
+      if (operands[i] >= leaves) {
+        self(self, operands[i], free, free);
+        program.temporaries = std::max(program.temporaries, free + 1);
+        operands[i] = leaves + free++;
+      }
+      combination.operands[i] = operands[i];
+    }
+    program.combinations.push_back(combination);
+  };
+  emit(emit, holder[tree.result], 0, SumProgram::kResult);
+  return program;
+}
 
 }  // namespace annulus

@@ -58,4 +58,25 @@ struct TreeSum {
 };
 TreeSum plan_tree_sum(int ranks, int64_t shards);
 
+// The same for the shards of the ranks [first, end) alone. Their shards must be a node of the tree.
+TreeSum plan_subtree_sum(int ranks, int64_t shards, int first, int end);
+
+// Whether the shards of the ranks [first, end) are exactly one node of tree(0, shards), `depth` levels below
+// the root.
+bool is_node(int ranks, int64_t shards, int first, int end, int depth);
+
+// A TreeSum as a kernel runs it: perfect subtrees of 2, 4 or 8 operands are one combination each.
+struct SumProgram {
+  struct Combination {
+    int operands[8];  // below `leaves`: a leaf; others: temporary (operand - leaves)
+    int count;        // 1, 2, 4 or 8
+    int out;          // temporary, or kResult
+  };
+  static constexpr int kResult = -1;
+  std::vector<Combination> combinations;  // in order; the last one gives the result
+  int leaves = 0;
+  int temporaries = 0;
+};
+SumProgram compile(const TreeSum& tree);
+
 }  // namespace annulus

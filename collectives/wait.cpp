@@ -28,8 +28,10 @@ const char* to_string(Await what) {
   switch (what) {
     case Await::kNothing:
       return "nothing";
-    case Await::kGradient:
-      return "the gradient";
+    case Await::kMessage:
+      return "a message";
+    case Await::kRingLine:
+      return "a free line in the ring";
     case Await::kVersion:
       return "the update";
     case Await::kLauncher:

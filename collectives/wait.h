@@ -38,7 +38,8 @@ inline constexpr int64_t kSleepSliceNs = 100'000'000;
 // What a rank waits for; kept in its RankControl while it waits, so that others can say so.
 enum class Await : uint32_t {
   kNothing = 0,
-  kGradient,  // a descriptor of the peer's gradient for a bucket
+  kMessage,   // a descriptor: the peer's gradient for a bucket, its part of a message
+  kRingLine,  // the peer to read what was sent to it
   kVersion,   // the peer's update of a bucket
   kLauncher,  // the launcher: data loaded, leave to end
 };
@@ -105,7 +106,7 @@ class Waiter {
   // life for the deadline.
   template <typename Ready>
   void wait(const WaitFor& what, Ready&& ready) {
-    if (ready()) return;
+    if (ready() || spin_briefly(ready)) return;
     const int64_t begin = now_ns();
     enter(what);
     while (!spin(ready, begin)) {
@@ -138,6 +139,16 @@ class Waiter {
   int64_t waited_ns() const { return waited_ns_; }  // since construction
 
  private:
+  // A message that is under way is here before the clock could be read; such waits are not counted.
+  template <typename Ready>
+  bool spin_briefly(Ready& ready) const {
+    for (int i = 0; policy_.spin_ns != 0 && i < 32; ++i) {
+      if (ready()) return true;
+      relax();
+    }
+    return false;
+  }
+
   template <typename Ready>
   bool spin(Ready& ready, int64_t begin) {
     if (policy_.spin_ns == 0) return ready();

@@ -6,6 +6,7 @@ SegmentInputs RunPlan::segment_inputs() const {
   return {.ranks = config.workers,
           .shards = config.shards,
           .algorithm = algorithm,
+          .domains = domains,
           .buckets = buckets,
           .state_arrays = has_moments(config) ? 2 : 1,
           .dataset = dataset};
@@ -16,7 +17,9 @@ int64_t nominal_shard(const TrainConfig& config) {
 }
 
 Algorithm algorithm_of(const TrainConfig& config) {
-  return config.algorithm == "ring" ? Algorithm::kRing : Algorithm::kDirect;
+  if (config.algorithm == "ring") return Algorithm::kRing;
+  if (config.algorithm == "hierarchical") return Algorithm::kHierarchical;
+  return Algorithm::kDirect;
 }
 
 bool has_moments(const TrainConfig& config) { return config.optimizer != "sgd"; }

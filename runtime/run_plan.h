@@ -23,6 +23,7 @@ struct RunPlan {
   BucketPlan buckets;
   StepSchedule schedule;
   Algorithm algorithm;
+  Domains domains;  // ranks that share a cache or a NUMA node
   WaitPolicy waiting;
 
   SegmentInputs segment_inputs() const;

@@ -1,58 +1,24 @@
 #include "runtime/segment.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
 #include <new>
 
 #include "telemetry/check.h"
-#include "telemetry/error.h"
 
 namespace annulus {
-namespace {
-
-namespace bip = boost::interprocess;
-
-// What mapped_region needs to map a plain file descriptor.
-struct Mappable {
-  bip::mapping_handle_t handle;
-  bip::mapping_handle_t get_mapping_handle() const { return handle; }
-};
-
-UserError reserve_error(uint64_t bytes, int error) {
-  return UserError::format(
-      "cannot reserve {:.1f} MiB of shared memory for the segment: {}; free memory, raise the limit, or use "
-      "fewer --workers, fewer --shards or a smaller --batch-size",
-      bytes / 1048576.0, std::strerror(error));
-}
-
-}  // namespace
 
 Segment::Segment(const SegmentPlan& plan, const SegmentInputs& inputs, uint64_t plan_hash, const Bind& bind)
     : plan_(plan),
       ranks_(inputs.ranks),
       buckets_(static_cast<int>(inputs.buckets.extents.size())),
-      state_arrays_(inputs.state_arrays) {
-  memory_.fd = memfd_create("annulus", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (memory_.fd < 0 || ftruncate(memory_.fd, plan.bytes) != 0) throw reserve_error(plan.bytes, errno);
-  try {
-    region_ = bip::mapped_region(Mappable{bip::ipcdetail::mapping_handle_from_file_handle(memory_.fd)},
-                                 bip::read_write, 0, plan.bytes);
-  } catch (const bip::interprocess_exception& error) {
-    throw reserve_error(plan.bytes, error.get_native_error());
-  }
-
-  // Bind first: a memfd keeps a policy per range, by which fallocate then places each page.
-  for (const SegmentPlan::Home& home : plan.homes) {
-    if (home.range.bytes > 0) bind(base() + home.range.offset, home.range.bytes, home.rank);
-  }
-  if (const int error = posix_fallocate(memory_.fd, 0, plan.bytes); error != 0)
-    throw reserve_error(plan.bytes, error);
-  fcntl(memory_.fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
-
+      state_arrays_(inputs.state_arrays),
+      memory_(
+          plan.bytes, "the segment",
+          "free memory, raise the limit, or use fewer --workers, fewer --shards or a smaller --batch-size",
+          [&](std::byte* base) {
+            for (const SegmentPlan::Home& home : plan.homes) {
+              if (home.range.bytes > 0) bind(base + home.range.offset, home.range.bytes, home.rank);
+            }
+          }) {
   // Fresh pages are zero, which is the right start for all but these.
   SegmentHeader& header = *new (base()) SegmentHeader{};
   header.version = kSegmentVersion;
@@ -76,10 +42,6 @@ Segment::Segment(const SegmentPlan& plan, const SegmentInputs& inputs, uint64_t 
   header.magic.store(kSegmentMagic, std::memory_order_release);
 }
 
-Segment::Memory::~Memory() {
-  if (fd >= 0) close(fd);
-}
-
 Versions Segment::versions() const {
   return {reinterpret_cast<std::atomic<uint32_t>*>(base() + plan_.versions.offset), ranks_, buckets_};
 }
@@ -100,6 +62,7 @@ ExchangeMemory Segment::exchange_memory() const {
   memory.ranks = ranks_;
   for (int rank = 0; rank < ranks_; ++rank) memory.gradients.push_back(gradients(rank, 0));
   memory.buffer_stride = plan_.gradient_buffer_bytes / sizeof(float);
+  memory.has_ring = [this](int from, int to) { return plan_.ring_offsets[from * ranks_ + to] != 0; };
   memory.ring = [this](int from, int to) { return ring(from, to); };
   return memory;
 }

@@ -1,15 +1,11 @@
-// Segment: the one piece of memory that a run shares, an anonymous file (memfd) mapped by Boost.Interprocess.
-//
-// It has no name, so nothing is left when the processes end, however they end, and no stranger can open it.
-// It is sealed against shrinking and growing, so no process can make another one fault. Children of the
-// launcher inherit the mapping at the same address.
+// Segment: the one piece of memory that a run shares.
 #pragma once
 
-#include <boost/interprocess/mapped_region.hpp>
 #include <cstddef>
 #include <functional>
 #include <span>
 
+#include "collectives/shared_memory.h"
 #include "runtime/segment_layout.h"
 
 namespace annulus {
@@ -27,9 +23,9 @@ class Segment {
 
   const SegmentPlan& plan() const { return plan_; }
   int ranks() const { return ranks_; }
-  int descriptor() const { return memory_.fd; }  // of the memfd; stays the segment's
+  int descriptor() const { return memory_.descriptor(); }  // of the memfd; stays the segment's
 
-  std::byte* base() const { return static_cast<std::byte*>(region_.get_address()); }
+  std::byte* base() const { return memory_.base(); }
   SegmentHeader& header() const { return *reinterpret_cast<SegmentHeader*>(base()); }
   RankPart& rank(int rank) const {
     return *reinterpret_cast<RankPart*>(base() + plan_.rank_parts.offset + rank * plan_.rank_part_stride);
@@ -63,11 +59,7 @@ class Segment {
   int ranks_;
   int buckets_;
   int state_arrays_;
-  struct Memory {
-    int fd = -1;
-    ~Memory();
-  } memory_;
-  boost::interprocess::mapped_region region_;
+  SharedMemory memory_;
 };
 
 }  // namespace annulus

@@ -26,14 +26,14 @@ class Cursor {
 
 void plan_rings(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& plan) {
   const int ranks = inputs.ranks;
+  const std::vector<int64_t> descriptors_per_step = inputs.exchange().descriptors_per_step();
   plan.ring_offsets.assign(ranks * ranks, 0);
   plan.ring_capacities.assign(ranks * ranks, 0);
   const uint64_t begin = cursor.take(0, kPageBytes);
   for (int to = 0; to < ranks; ++to) {
     const uint64_t first = cursor.take(0, kPageBytes);
     for (int from = 0; from < ranks; ++from) {
-      const int64_t descriptors =
-          descriptors_per_step(inputs.algorithm, from, to, ranks, inputs.shards, inputs.buckets.extents);
+      const int64_t descriptors = descriptors_per_step[from * ranks + to];
       if (descriptors == 0) continue;
       const uint32_t capacity = SpscRing::capacity_for(descriptors);
       plan.ring_capacities[from * ranks + to] = capacity;
@@ -65,7 +65,7 @@ void plan_gradients(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& pl
   plan.gradient_buffer_bytes = plan.state_array_bytes;
   const uint64_t begin = cursor.take(0, kPageBytes);
   for (int rank = 0; rank < inputs.ranks; ++rank) {
-    const int buffers = rank_sum_for(inputs.algorithm, rank, inputs.ranks, inputs.shards).buffers;
+    const int buffers = inputs.exchange().rank_sum(rank).buffers;
     const uint64_t first = cursor.take(buffers * plan.gradient_buffer_bytes, kPageBytes);
     plan.gradient_buffers.push_back(buffers);
     plan.gradient_offsets.push_back(first);

@@ -81,9 +81,12 @@ struct SegmentInputs {
   int ranks = 1;
   int64_t shards = 1;
   Algorithm algorithm = Algorithm::kDirect;
+  Domains domains;
   BucketPlan buckets;
   int state_arrays = 2;  // 1: weights; 2: weights and moments
   DatasetInfo dataset;
+
+  ExchangePlan exchange() const { return {algorithm, ranks, shards, buckets.extents, domains}; }
 };
 
 struct SegmentPlan {

@@ -21,7 +21,7 @@ Worker::Worker(const RunPlan& run, const Segment& segment, int rank, std::functi
       part_(segment.rank(rank)),
       versions_(segment.versions()),
       waiter_(header_.wait, segment.controls(), rank, run.waiting),
-      sum_plan_(rank_sum_for(run.algorithm, rank, run.config.workers, run.config.shards)),
+      sum_plan_(run.segment_inputs().exchange().rank_sum(rank)),
       data_(segment.data(run.dataset)),
       sgd_{.momentum = has_moments(run.config) ? static_cast<float>(run.config.momentum) : 0.0f,
            .weight_decay = static_cast<float>(run.config.weight_decay),
@@ -76,9 +76,9 @@ void Worker::prepare() {
   populate(segment_.base(), plan.state.offset);  // header, ranks, versions, rings
   waiter_.beat();
 
-  exchange_ = make_exchange(
-      run_.algorithm, segment_.exchange_memory(), run_.buckets.extents, run_.config.shards, versions_,
-      waiter_, [this](int64_t offset, int64_t count, const float* sum) { apply(offset, count, sum); });
+  exchange_ = std::make_unique<Exchange>(
+      run_.segment_inputs().exchange(), segment_.exchange_memory(), versions_, waiter_,
+      [this](int64_t offset, int64_t count, const float* sum) { apply(offset, count, sum); });
   write_initial_state();
 }
 

@@ -37,7 +37,7 @@ TEST(Descriptor, that_differs_in_any_field_is_refused_with_field_values_and_both
       {"step is 16, where 17 was due", [](Descriptor& d) { --d.step; }},
       {"attempt is 3, where 2 was due", [](Descriptor& d) { ++d.attempt; }},
       {"phase is 0, where 1 was due", [](Descriptor& d) { d.phase = Phase{0}; }},
-      {"type is 1, where 2 was due", [](Descriptor& d) { d.type = Payload::kGradient; }},
+      {"type is 1, where 2 was due", [](Descriptor& d) { d.type = Payload::kInput; }},
       {"round is 4, where 3 was due", [](Descriptor& d) { ++d.round; }},
       {"source is 4, where 5 was due", [](Descriptor& d) { --d.source; }},
       {"bucket is 2, where 1 was due", [](Descriptor& d) { ++d.bucket; }},

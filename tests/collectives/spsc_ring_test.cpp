@@ -47,7 +47,8 @@ TEST(SpscRing, hands_over_every_descriptor_once_and_in_order_between_threads) {
         continue;
       }
       ASSERT_EQ(*got, message(i));
-      receiver.take();
+      receiver.accept();
+      receiver.release();
       ++i;
     }
     EXPECT_EQ(receiver.peek(), nullptr);
@@ -64,7 +65,8 @@ TEST(SpscRing, takes_as_many_as_its_capacity_and_one_more_for_each_that_is_taken
   EXPECT_EQ(*receiver.peek(), message(0));
   EXPECT_EQ(*receiver.peek(), message(0));  // peeking takes nothing
   EXPECT_FALSE(sender.try_send(message(4)));
-  receiver.take();
+  receiver.accept();
+      receiver.release();
   EXPECT_TRUE(sender.try_send(message(4)));
   EXPECT_FALSE(sender.try_send(message(5)));
 }
@@ -83,7 +85,8 @@ TEST(SpscRing, payload_written_before_sending_is_seen_by_who_takes) {
   for (uint64_t i = 0; i < payload.size(); ++i) {
     while (receiver.peek() == nullptr) std::this_thread::yield();
     EXPECT_EQ(payload[receiver.peek()->place], i + 1);
-    receiver.take();
+    receiver.accept();
+      receiver.release();
   }
   producer.join();
 }

@@ -19,7 +19,7 @@ struct Pair {
   Waiter waiter(int rank, WaitPolicy policy) { return {control, controls(), rank, policy}; }
 };
 
-constexpr WaitFor kForRankOne{Await::kGradient, 1, 3, 17};
+constexpr WaitFor kForRankOne{Await::kMessage, 1, 3, 17};
 
 TEST(Waiter, sleeping_or_spinning_is_woken_every_time) {
   for (const int64_t spin_ns : {int64_t{0}, int64_t{100'000}}) {
@@ -67,7 +67,7 @@ TEST(Waiter, says_what_it_waits_for_while_it_does) {
   std::atomic<bool> ready{false};
   std::thread other([&] {
     while (pair.ranks[0].waiting_what.load() == Await::kNothing) std::this_thread::yield();
-    EXPECT_EQ(pair.ranks[0].waiting_what.load(), Await::kGradient);
+    EXPECT_EQ(pair.ranks[0].waiting_what.load(), Await::kMessage);
     EXPECT_EQ(pair.ranks[0].waiting_rank.load(), 1u);
     EXPECT_EQ(pair.ranks[0].waiting_bucket.load(), 3u);
     EXPECT_EQ(pair.ranks[0].waiting_step.load(), 17u);
@@ -102,7 +102,7 @@ TEST(Waiter, gives_up_on_a_rank_without_heartbeat_and_names_both_bucket_and_step
     FAIL() << "waited for ever";
   } catch (const StepError& error) {
     const std::string text = error.what();
-    EXPECT_NE(text.find("rank 0 has waited for the gradient of rank 1 for bucket 3 in step 17"),
+    EXPECT_NE(text.find("rank 0 has waited for a message of rank 1 for bucket 3 in step 17"),
               std::string::npos)
         << text;
     EXPECT_NE(text.find("--deadline"), std::string::npos) << text;

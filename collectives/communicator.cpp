@@ -1,0 +1,469 @@
+#include "collectives/communicator.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "collectives/direct.h"
+#include "collectives/ring.h"
+#include "collectives/rooted.h"
+#include "telemetry/check.h"
+
+namespace annulus {
+namespace {
+
+// A part of a message that goes through staging or scratch: 512 KiB of fp32, so that it stays in the
+// second-level cache between who writes and who reads it.
+constexpr int64_t kPartElements = int64_t{128} << 10;
+constexpr int64_t kPartBytes = kPartElements * 4;
+// Slices of an all-reduce begin on lines, whatever the type.
+constexpr int64_t kSliceAlignment = 64;
+constexpr uint64_t kPage = 4096;
+constexpr std::size_t kMostSchedules = 32;
+
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+int64_t slice_elements(int ranks, int64_t count) {
+  return std::max(round_up((count + ranks - 1) / ranks, kSliceAlignment), kSliceAlignment);
+}
+
+}  // namespace
+
+// ---- memory
+
+CommunicatorSegment::Layout::Layout(const CommunicatorSpec& spec) {
+  // Room for what two parts of any schedule have under way between two ranks.
+  ring_capacity =
+      SpscRing::capacity_for(std::max<int64_t>(16, 8 * static_cast<int64_t>(spec.domains.size())));
+  uint64_t at = kPage;
+  controls = at;
+  at = round_up(at + spec.ranks * sizeof(RankControl), kPage);
+  ring_stride = round_up(SpscRing::bytes(ring_capacity), kRankSpacing);
+  rings = at;
+  at = round_up(at + spec.ranks * spec.ranks * ring_stride, kPage);
+  ranks = at;
+  rank_stride = round_up(6 * kPartBytes + spec.heap_bytes, kPage);
+  bytes = at + spec.ranks * rank_stride;
+}
+
+CommunicatorSegment::CommunicatorSegment(const CommunicatorSpec& spec, const Bind& bind)
+    : spec_(spec),
+      layout_(spec),
+      memory_(layout_.bytes, "a communicator", "free memory, raise the limit, or use a smaller heap",
+              [&](std::byte* base) {
+                for (int rank = 0; bind && rank < spec.ranks; ++rank) {
+                  bind(base + layout_.ranks + rank * layout_.rank_stride, layout_.rank_stride, rank);
+                }
+              }) {
+  static_assert(sizeof(WaitControl) <= kPage);
+  CHECK(spec.ranks >= 1 && spec.ranks <= kMaxRanks, "{} ranks", spec.ranks);
+  new (base()) WaitControl;
+  for (int rank = 0; rank < spec.ranks; ++rank) {
+    new (base() + layout_.controls + rank * sizeof(RankControl)) RankControl;
+    for (int to = 0; to < spec.ranks; ++to) ring(rank, to).reset();
+  }
+}
+
+WaitControl& CommunicatorSegment::control() const { return *reinterpret_cast<WaitControl*>(base()); }
+
+RankControls CommunicatorSegment::controls() const {
+  return {base() + layout_.controls, sizeof(RankControl), spec_.ranks};
+}
+
+SpscRing CommunicatorSegment::ring(int from, int to) const {
+  // A receiver's rings lie side by side.
+  return {base() + layout_.rings + (static_cast<uint64_t>(to) * spec_.ranks + from) * layout_.ring_stride,
+          layout_.ring_capacity};
+}
+
+std::span<std::byte> CommunicatorSegment::heap(int rank) const {
+  return {base() + layout_.ranks + rank * layout_.rank_stride + 6 * kPartBytes,
+          static_cast<std::size_t>(spec_.heap_bytes)};
+}
+
+std::byte* CommunicatorSegment::half(Space space, int rank, int half) const {
+  return base() + layout_.ranks + rank * layout_.rank_stride +
+         (2 * static_cast<int>(space) + half) * kPartBytes;
+}
+
+void CommunicatorSegment::abort() const {
+  control().abort.store(1, std::memory_order_release);
+  wake_all(control(), controls());
+}
+
+// ---- calls
+
+// What a schedule is made for.
+struct Communicator::Shape {
+  Collective collective;
+  Algorithm algorithm;
+  Deliver deliver;
+  int root;
+  int64_t part;          // elements from one slice to the next
+  int64_t whole, begin;  // elements of all slices together and where the part begins, where slices of
+  bool even;             // the part differ; otherwise all have `part` elements
+  bool operator==(const Shape&) const = default;
+
+  int64_t length(int slice) const {
+    return even ? part
+                : std::clamp<int64_t>(whole - slice * stride - begin, 0, std::min(part, stride - begin));
+  }
+  int64_t stride;  // elements from one slice of the message to the next
+};
+
+struct Communicator::Cached {
+  Shape shape;
+  Schedule schedule;
+};
+
+// A call under way.
+struct Communicator::Work {
+  Call call;
+  uint64_t number = 0;
+  Algorithm algorithm = Algorithm::kDirect;
+  Deliver deliver = Deliver::kOwner;
+  bool halves = false;  // works part by part, through staging or scratch
+  int slices = 1;
+  int64_t whole = 0, stride = 0, part = 0;  // as Shape's
+  int64_t begin = 0;                        // of the part under way
+  uint32_t part_number = 0;
+  enum class State { kFree, kRunning, kSettling } state = State::kFree;  // kFree: waits for a free half
+  Binding binding;
+  Executor::Run run;
+  std::vector<uint64_t> sent;  // when the last part was done
+};
+
+ShardRange Communicator::slice(int rank, int ranks, int64_t count) {
+  const int64_t stride = slice_elements(ranks, count);
+  return {std::min(rank * stride, count), std::min((rank + 1) * stride, count)};
+}
+
+Communicator::Communicator(const CommunicatorSegment& segment, int rank)
+    : segment_(segment),
+      rank_(rank),
+      why_not_hierarchical_(segment.spec().domains.empty()
+                                ? "the ranks form one domain"
+                                : annulus::why_not_hierarchical(segment.spec().domains, segment.spec().ranks,
+                                                                segment.spec().ranks)),
+      waiter_(segment.control(), segment.controls(), rank, segment.spec().waiting),
+      executor_(
+          segment.base(), segment.spec().ranks, waiter_, [](int, int) { return true; },
+          [&](int from, int to) { return segment.ring(from, to); }) {}
+
+Communicator::~Communicator() = default;
+
+void Communicator::all_reduce(const void* in, void* out, int64_t count, const Options& options) {
+  run({Collective::kAllReduce, in, out, count, 0, false, options});
+}
+void Communicator::all_reduce_shared(const void* in, void* out, int64_t count, const Options& options) {
+  run({Collective::kAllReduce, in, out, count, 0, true, options});
+}
+void Communicator::reduce_scatter(const void* in, void* out, int64_t count, const Options& options) {
+  run({Collective::kReduceScatter, in, out, count, 0, false, options});
+}
+void Communicator::all_gather(const void* in, void* out, int64_t count, const Options& options) {
+  run({Collective::kAllGather, in, out, count, 0, false, options});
+}
+void Communicator::broadcast(void* buffer, int64_t count, int root, const Options& options) {
+  run({Collective::kBroadcast, buffer, buffer, count, root, false, options});
+}
+void Communicator::gather(const void* in, void* out, int64_t count, int root, const Options& options) {
+  run({Collective::kGather, in, out, count, root, false, options});
+}
+void Communicator::scatter(const void* in, void* out, int64_t count, int root, const Options& options) {
+  run({Collective::kScatter, in, out, count, root, false, options});
+}
+void Communicator::barrier() { run({}); }
+
+Algorithm Communicator::algorithm_for(Collective collective, int64_t bytes, const Options& options) const {
+  const bool has_choice = collective == Collective::kAllReduce || collective == Collective::kReduceScatter ||
+                          collective == Collective::kAllGather || collective == Collective::kBroadcast;
+  if (!has_choice) return Algorithm::kDirect;
+  if (options.algorithm) {
+    if (*options.algorithm == Algorithm::kHierarchical && !segment_.spec().domains.empty() &&
+        !why_not_hierarchical_.empty()) {
+      throw UserError::format("the hierarchical algorithm does not fit: {}; use direct or ring",
+                              why_not_hierarchical_);
+    }
+    return *options.algorithm;
+  }
+  const bool several = why_not_hierarchical_.empty() && segment_.spec().domains.size() > 1;
+  return several && bytes >= segment_.spec().thresholds.hierarchical_bytes ? Algorithm::kHierarchical
+                                                                           : Algorithm::kDirect;
+}
+
+void* Communicator::allocate_bytes(int64_t bytes) {
+  const std::span<std::byte> heap = segment_.heap(rank_);
+  if (heap_used_ + bytes > static_cast<int64_t>(heap.size())) {
+    throw UserError::format(
+        "the heap of rank {} has {} of {} bytes left, and {} were asked for; make it larger", rank_,
+        heap.size() - heap_used_, heap.size(), bytes);
+  }
+  void* const address = heap.data() + heap_used_;
+  heap_used_ = std::min<int64_t>(round_up(heap_used_ + bytes, kPage), heap.size());
+  return address;
+}
+
+bool Communicator::in_heap(const void* address) const {
+  const std::span<std::byte> heap = segment_.heap(rank_);
+  return address >= heap.data() && address < heap.data() + heap.size();
+}
+
+Communicator::Handle Communicator::start(const Call& call) {
+  CHECK(call.count >= 0 && call.root >= 0 && call.root < ranks());
+  std::unique_ptr<Work> work = spare_ ? std::move(spare_) : std::make_unique<Work>();
+  work->call = call;
+  work->number = ++started_;
+  open(*work);
+  queue_.push_back(std::move(work));
+  progress();
+  return {this, started_};
+}
+
+void Communicator::progress() {
+  while (!queue_.empty() && advance(*queue_.front())) {
+    finished_ = queue_.front()->number;
+    spare_ = std::move(queue_.front());
+    queue_.pop_front();
+  }
+}
+
+void Communicator::wait(uint64_t number) {
+  while (finished_ < number) {
+    Work& work = *queue_.front();
+    switch (work.state) {
+      case Work::State::kFree:
+        executor_.wait_given_back(half_in_use_until_[half_], work.run.label);
+        break;
+      case Work::State::kRunning:
+        executor_.wait(work.run);
+        break;
+      case Work::State::kSettling:
+        executor_.wait_given_back(work.sent, work.run.label);
+        break;
+    }
+    progress();
+  }
+}
+
+// Decides how the call is done and binds what does not change from part to part.
+void Communicator::open(Work& work) {
+  const Call& call = work.call;
+  const Options& options = call.options;
+  const int ranks = this->ranks();
+  const bool reduces =
+      call.collective == Collective::kAllReduce || call.collective == Collective::kReduceScatter;
+  const int64_t element = size_of(options.type);
+
+  const bool one_slice = call.collective == Collective::kBroadcast || call.collective == Collective::kBarrier;
+  work.slices = one_slice ? 1 : ranks;
+  work.stride = call.collective == Collective::kAllReduce ? slice_elements(ranks, call.count)
+                                                          : std::max<int64_t>(call.count, 1);
+  work.whole = call.collective == Collective::kAllReduce || one_slice ? call.count : ranks * call.count;
+  work.algorithm = algorithm_for(call.collective, work.whole * element, options);
+
+  const bool in_private = call.count > 0 && !in_heap(call.in);
+  const bool out_private = call.count > 0 && !call.shared_result && !in_heap(call.out);
+
+  work.deliver = Deliver::kOwner;
+  if (call.collective == Collective::kAllReduce && work.algorithm == Algorithm::kDirect) {
+    if (call.shared_result) {
+      work.deliver = Deliver::kShared;
+    } else if (!out_private) {
+      work.deliver = Deliver::kEverybody;
+    }
+  }
+  const bool scratch = reduces && work.algorithm != Algorithm::kDirect && ranks > 2;
+  // Whoever uses no buffer of its own follows the root: all must cut the message alike.
+  work.halves = in_private || out_private || scratch;
+  work.part = work.halves ? std::min(work.stride, kPartElements / work.slices) : work.stride;
+  if (work.halves && work.part < work.stride) {
+    work.part = std::max<int64_t>(work.part / kSliceAlignment * kSliceAlignment, 1);
+  }
+
+  Binding& binding = work.binding;
+  binding.type = options.type;
+  binding.op = options.operation == Operation::kMax ? ReduceOp::kMax : ReduceOp::kSum;
+  binding.factor = options.operation == Operation::kAverage ? 1.0f / static_cast<float>(ranks) : 1.0f;
+  binding.store = !work.halves && work.whole * element >= segment_.spec().thresholds.streaming_bytes
+                      ? Store::kStreaming
+                      : Store::kCached;
+  const auto bind = [&](Space space, const void* address, bool is_private) {
+    const int index = static_cast<int>(space);
+    std::byte* const own = static_cast<std::byte*>(const_cast<void*>(address));
+    const View view{own, 0, work.stride, work.part};
+    if (space != Space::kScratch) {
+      binding.own[index] = view;
+      binding.own_is_private[index] = is_private;
+    }
+    std::vector<View>& shared = binding.shared[index];
+    shared.assign(ranks, view);
+    for (int rank = 0; rank < ranks; ++rank) {
+      if (is_private || space == Space::kScratch) {
+        shared[rank] = {};  // a half, part by part
+      } else if (address != nullptr && !(space == Space::kOutput && call.shared_result)) {
+        shared[rank].base = segment_.heap(rank).data() + (own - segment_.heap(rank_).data());
+      }
+    }
+  };
+  bind(Space::kInput, call.in, in_private);
+  bind(Space::kOutput, call.out, out_private);
+  bind(Space::kScratch, nullptr, false);
+
+  work.begin = 0;
+  work.part_number = 0;
+  work.state = Work::State::kFree;
+  work.run = {};
+  work.run.label = {Phase::kMessage, static_cast<uint32_t>(work.number), 0};
+}
+
+// Binds the part that begins at work.begin and finds its schedule.
+void Communicator::open_part(Work& work) {
+  const int ranks = this->ranks();
+  Binding& binding = work.binding;
+  for (int space = 0; space < 3; ++space) {
+    const bool is_private = binding.is_private(static_cast<Space>(space));
+    for (int rank = 0; rank < ranks && work.halves; ++rank) {
+      View& view = binding.shared[space][rank];
+      if (is_private || space == static_cast<int>(Space::kScratch)) {
+        view = {segment_.half(static_cast<Space>(space), rank, half_)};
+      } else {
+        view.begin = work.begin;
+      }
+    }
+    if (is_private) binding.own[space].begin = work.begin;
+  }
+  Shape shape{.collective = work.call.collective,
+              .algorithm = work.algorithm,
+              .deliver = work.deliver,
+              .root = work.call.root,
+              .part = work.part,
+              .whole = work.whole,
+              .begin = work.begin,
+              .even = false,
+              .stride = work.stride};
+  bool even = true;
+  for (int slice = 0; slice < work.slices; ++slice) even &= shape.length(slice) == work.part;
+  if (even) {
+    shape.even = true;
+    shape.whole = shape.begin = shape.stride = 0;
+  }
+  work.run.schedule = &schedule_for(shape);
+  work.run.binding = &binding;
+  work.run.label.bucket = work.part_number;
+  work.run.next = 0;
+  // Where all that a rank sends is answered, nobody waits for lines to come back.
+  executor_.wake_on_release(work.halves || work.deliver == Deliver::kOwner);
+}
+
+bool Communicator::advance(Work& work) {
+  for (;;) {
+    switch (work.state) {
+      case Work::State::kFree:
+        if (work.halves && !executor_.given_back(half_in_use_until_[half_])) return false;
+        open_part(work);
+        work.state = Work::State::kRunning;
+        break;
+      case Work::State::kRunning:
+        if (!executor_.advance(work.run)) return false;
+        if (work.halves) {
+          half_in_use_until_[half_] = executor_.sent();
+          half_ ^= 1;
+          work.begin += work.part;
+          ++work.part_number;
+          if (work.begin < work.stride && work.begin < work.whole) {
+            work.state = Work::State::kFree;
+            break;
+          }
+        }
+        if (!work.run.schedule->leaves_readers) return true;
+        work.sent = executor_.sent();
+        work.state = Work::State::kSettling;
+        break;
+      case Work::State::kSettling:
+        return executor_.given_back(work.sent);
+    }
+  }
+}
+
+const Schedule& Communicator::schedule_for(const Shape& shape) {
+  for (const auto& cached : schedules_) {
+    if (cached->shape == shape) return cached->schedule;
+  }
+  const int ranks = this->ranks();
+  const Domains& domains = segment_.spec().domains;
+  const Domains one_domain{{0, ranks}};
+  const Domains& used = domains.empty() ? one_domain : domains;
+  std::vector<ShardRange> slices;
+  for (int slice = 0; slice < ranks; ++slice) {
+    slices.push_back({slice * shape.part, slice * shape.part + shape.length(slice)});
+  }
+  Reduction reduction{.ranks = ranks,
+                      .shards = ranks,
+                      .slices = slices,
+                      .deliver = shape.deliver,
+                      .whole_output = shape.collective == Collective::kAllReduce};
+  ScheduleBuilder builder(rank_);
+  const auto reduce = [&] {
+    switch (shape.algorithm) {
+      case Algorithm::kDirect:
+        return direct_reduce(builder, reduction);
+      case Algorithm::kRing:
+        return ring_reduce(builder, reduction);
+      case Algorithm::kHierarchical:
+        return hierarchical_reduce(builder, reduction, used);
+    }
+  };
+  const auto gather_slices = [&] {
+    switch (shape.algorithm) {
+      case Algorithm::kDirect:
+        return direct_gather_slices(builder, slices);
+      case Algorithm::kRing:
+        return ring_gather_slices(builder, slices);
+      case Algorithm::kHierarchical:
+        return hierarchical_gather_slices(builder, slices, used);
+    }
+  };
+  switch (shape.collective) {
+    case Collective::kAllReduce:
+      reduce();
+      if (shape.deliver == Deliver::kOwner) gather_slices();
+      break;
+    case Collective::kReduceScatter:
+      reduce();
+      break;
+    case Collective::kAllGather:
+      builder.copy(builder.input(rank_, 0), builder.output(rank_, slices[rank_].begin),
+                   slices[rank_].count());
+      gather_slices();
+      break;
+    case Collective::kBroadcast:
+      if (shape.length(0) == 0) break;
+      switch (shape.algorithm) {
+        case Algorithm::kDirect:
+          direct_broadcast(builder, ranks, shape.root, shape.length(0));
+          break;
+        case Algorithm::kRing:
+          ring_broadcast(builder, ranks, shape.root, shape.length(0));
+          break;
+        case Algorithm::kHierarchical:
+          hierarchical_broadcast(builder, ranks, shape.root, shape.length(0), used);
+          break;
+      }
+      break;
+    case Collective::kGather:
+      rooted_gather(builder, slices, shape.root);
+      break;
+    case Collective::kScatter:
+      rooted_scatter(builder, slices, shape.root);
+      break;
+    case Collective::kBarrier:
+      dissemination_barrier(builder, ranks);
+      break;
+  }
+  // Nothing refers to a schedule now: the one call under way is asking for its next.
+  if (schedules_.size() >= kMostSchedules) schedules_.clear();
+  schedules_.push_back(std::make_unique<Cached>(Cached{shape, builder.take()}));
+  return schedules_.back()->schedule;
+}
+
+}  // namespace annulus

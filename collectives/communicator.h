@@ -1,0 +1,194 @@
+// Communicator: all-reduce, reduce-scatter, all-gather, broadcast, gather, scatter and barrier among the
+// ranks of one box.
+//
+// Every rank makes the same calls in the same order. Buffers in a rank's heap (a part of the shared segment)
+// are used where they are; others are copied to and from the segment, part by part. A buffer in the heap must
+// lie at the same place of every rank's heap: allocate() gives such places when all ranks call it alike.
+// Ranks check what they get from each other, and a call that does not fit ends with a StepError that names
+// both.
+//
+// Sums are made in fp32 in the order of the summation tree over ranks (summation_tree.h) and rounded once, so
+// direct and hierarchical give equal bits and repeat them; a ring repeats its own (ring.h).
+// docs/communicator.md has an example.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "collectives/exchange.h"
+#include "collectives/shared_memory.h"
+
+namespace annulus {
+
+enum class Collective : uint8_t {
+  kAllReduce,
+  kReduceScatter,
+  kAllGather,
+  kBroadcast,
+  kGather,
+  kScatter,
+  kBarrier
+};
+
+enum class Operation : uint8_t { kSum, kAverage, kMax };
+
+// Sizes from which another way is faster. They never change bits.
+struct Thresholds {
+  int64_t streaming_bytes = int64_t{8} << 20;  // messages whose results are stored non-temporally
+  int64_t hierarchical_bytes = 64 << 10;       // messages that auto reduces hierarchically, given domains
+};
+
+struct CommunicatorSpec {
+  int ranks = 1;
+  int64_t heap_bytes = 0;  // of each rank
+  Domains domains;         // ranks that share a cache or a NUMA node; empty: all do
+  WaitPolicy waiting;
+  Thresholds thresholds;
+};
+
+// The memory of one communicator. Made before the ranks are forked (or started as threads).
+class CommunicatorSegment {
+ public:
+  // `bind(address, bytes, rank)` places what belongs to a rank; empty: the kernel places it. Throws UserError
+  // if the memory cannot be had.
+  using Bind = std::function<void(void* address, uint64_t bytes, int rank)>;
+  explicit CommunicatorSegment(const CommunicatorSpec& spec, const Bind& bind = {});
+
+  const CommunicatorSpec& spec() const { return spec_; }
+  // Makes every rank give up: their calls throw StepAborted.
+  void abort() const;
+
+  std::byte* base() const { return memory_.base(); }
+  WaitControl& control() const;
+  RankControls controls() const;
+  SpscRing ring(int from, int to) const;
+  std::span<std::byte> heap(int rank) const;
+  // Half (0 or 1) of a rank's staging for inputs or outputs, or of its scratch.
+  std::byte* half(Space space, int rank, int half) const;
+
+ private:
+  struct Layout {
+    uint64_t controls, rings, ring_stride, ranks, rank_stride, bytes;
+    uint32_t ring_capacity;
+    explicit Layout(const CommunicatorSpec& spec);
+  };
+
+  CommunicatorSpec spec_;
+  Layout layout_;
+  SharedMemory memory_;
+};
+
+// One rank's side. Used by one thread.
+class Communicator {
+ public:
+  Communicator(const CommunicatorSegment& segment, int rank);
+  ~Communicator();
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  int rank() const { return rank_; }
+  int ranks() const { return segment_.spec().ranks; }
+
+  // The next `count` elements of this rank's heap, on a page of their own. Throws UserError when it is full.
+  template <typename T>
+  T* allocate(int64_t count) {
+    return static_cast<T*>(allocate_bytes(count * static_cast<int64_t>(sizeof(T))));
+  }
+
+  // How a call may be refined.
+  struct Options {
+    DataType type = DataType::kF32;
+    Operation operation = Operation::kSum;
+    std::optional<Algorithm> algorithm;  // empty: auto, which chooses among those with the bits of direct
+  };
+
+  // Blocking calls. `in` and `out` hold elements of options.type; they may be the same (or, where one is a
+  // slice of the other, that slice). A buffer that a rank does not use (gather, scatter) is given as on the
+  // root if that is in the heap, and may be null otherwise. When a call returns, its buffers are the caller's
+  // again. Throws UserError
+  // where the algorithm does not fit the domains, StepError where another rank's call does not fit or it
+  // shows no sign of life, StepAborted after CommunicatorSegment::abort().
+
+  // out[i] = in[i] of all ranks combined; count elements each.
+  void all_reduce(const void* in, void* out, int64_t count, const Options& options);
+  // The same into one array that all ranks share, in the heap of any of them.
+  void all_reduce_shared(const void* in, void* shared_out, int64_t count, const Options& options);
+  // out[i] = in[rank * count + i] of all ranks combined; in: ranks * count elements, out: count.
+  void reduce_scatter(const void* in, void* out, int64_t count, const Options& options);
+  // out[r * count + i] = in[i] of rank r; in: count elements, out: ranks * count.
+  void all_gather(const void* in, void* out, int64_t count, const Options& options);
+  // buffer[i] = that of the root; count elements.
+  void broadcast(void* buffer, int64_t count, int root, const Options& options);
+  // On the root out[r * count + i] = in[i] of rank r; elsewhere `out` is not used.
+  void gather(const void* in, void* out, int64_t count, int root, const Options& options);
+  // out[i] = in[rank * count + i] of the root; elsewhere `in` is not used.
+  void scatter(const void* in, void* out, int64_t count, int root, const Options& options);
+  // Returns when all ranks have called it. Memory ordering: what they wrote before is visible.
+  void barrier();
+
+  // A call under way. Calls are worked on in order, whenever the rank waits for one or calls progress().
+  class Handle {
+   public:
+    bool done() const { return communicator_->finished_ >= number_; }  // without making progress
+    void wait() const { communicator_->wait(number_); }                // throws as the blocking calls
+
+   private:
+    friend class Communicator;
+    Handle(Communicator* communicator, uint64_t number) : communicator_(communicator), number_(number) {}
+    Communicator* communicator_;
+    uint64_t number_;
+  };
+
+  // Any of the calls above, without waiting. The buffers are in use until the handle is done.
+  struct Call {
+    Collective collective = Collective::kBarrier;
+    const void* in = nullptr;
+    void* out = nullptr;
+    int64_t count = 0;
+    int root = 0;
+    bool shared_result = false;
+    Options options = {};
+  };
+  Handle start(const Call& call);
+  // Does what can be done without waiting. Throws as the blocking calls.
+  void progress();
+
+  const ExchangeCounts& counts() const { return executor_.counts(); }
+  Executor& executor() { return executor_; }
+
+  // The algorithm that a call takes.
+  Algorithm algorithm_for(Collective collective, int64_t bytes, const Options& options) const;
+  // Which elements of an all-reduce of `count` elements a rank sums.
+  static ShardRange slice(int rank, int ranks, int64_t count);
+
+ private:
+  struct Work;
+  struct Shape;
+
+  void run(const Call& call) { start(call).wait(); }
+  void wait(uint64_t number);
+  void* allocate_bytes(int64_t bytes);
+  bool in_heap(const void* address) const;
+  void open(Work& work);
+  void open_part(Work& work);
+  bool advance(Work& work);
+  const Schedule& schedule_for(const Shape& shape);
+
+  const CommunicatorSegment& segment_;
+  int rank_;
+  std::string why_not_hierarchical_;
+  Waiter waiter_;
+  Executor executor_;
+  int64_t heap_used_ = 0;
+  std::deque<std::unique_ptr<Work>> queue_;
+  std::unique_ptr<Work> spare_;
+  uint64_t started_ = 0, finished_ = 0;
+  int half_ = 0;                                // of staging and scratch, that the next part uses
+  std::vector<uint64_t> half_in_use_until_[2];  // what must have been given back before it is used again
+  struct Cached;
+  std::vector<std::unique_ptr<Cached>> schedules_;
+};
+
+}  // namespace annulus

@@ -1,0 +1,211 @@
+#include "collectives/executor.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "collectives/publish.h"
+#include "telemetry/check.h"
+
+namespace annulus {
+namespace {
+
+// Temporaries of a sum, one piece each. compile() needs few: each level of the tree leaves one.
+constexpr int kMostTemporaries = 16;
+// Operands of a sum that are 16-bit are converted a piece at a time.
+constexpr int kMostConverted = kMaxStreams;
+
+struct alignas(kLineBytes) Pieces {
+  float temporary[kMostTemporaries][kPieceElements];
+  float converted[kMostConverted][kPieceElements];
+};
+
+}  // namespace
+
+Executor::Executor(std::byte* segment, int ranks, Waiter& waiter, const std::function<bool(int, int)>& uses,
+                   const std::function<SpscRing(int, int)>& ring)
+    : segment_(segment), waiter_(waiter), rank_(waiter.rank()), peers_(ranks) {
+  for (int peer = 0; peer < ranks; ++peer) {
+    if (peer == rank_) continue;
+    if (uses(rank_, peer)) peers_[peer].sender = ring(rank_, peer).sender();
+    if (uses(peer, rank_)) peers_[peer].receiver = ring(peer, rank_).receiver();
+  }
+}
+
+void Executor::announce(Run& run) {
+  while (static_cast<int>(run.next) < run.schedule->announce && step(run, run.schedule->actions[run.next])) {
+    ++run.next;
+  }
+}
+
+bool Executor::advance(Run& run) {
+  const std::vector<Action>& actions = run.schedule->actions;
+  while (run.next < actions.size() && step(run, actions[run.next])) ++run.next;
+  return run.next == actions.size();
+}
+
+void Executor::wait(const Run& run) {
+  const Action& action = run.schedule->actions[run.next];
+  Peer& peer = peers_[action.peer];
+  const bool sends = action.kind == Action::Kind::kPost;
+  const WaitFor what{sends ? Await::kRingLine : Await::kMessage, static_cast<uint32_t>(action.peer),
+                     run.label.bucket, run.label.step};
+  waiter_.wait(what, [&] { return sends ? peer.sender->can_send() : peer.receiver->peek() != nullptr; });
+}
+
+std::vector<uint64_t> Executor::sent() const {
+  std::vector<uint64_t> mark(peers_.size());
+  for (std::size_t i = 0; i < peers_.size(); ++i) mark[i] = peers_[i].sender ? peers_[i].sender->sent() : 0;
+  return mark;
+}
+
+bool Executor::given_back(const std::vector<uint64_t>& mark) const {
+  for (std::size_t i = 0; i < mark.size(); ++i) {
+    if (peers_[i].sender && !peers_[i].sender->given_back(mark[i])) return false;
+  }
+  return true;
+}
+
+void Executor::wait_given_back(const std::vector<uint64_t>& mark, const RunLabel& label) {
+  for (std::size_t i = 0; i < mark.size(); ++i) {
+    if (!peers_[i].sender) continue;
+    const WaitFor what{Await::kRingLine, static_cast<uint32_t>(i), label.bucket, label.step};
+    waiter_.wait(what, [&] { return peers_[i].sender->given_back(mark[i]); });
+  }
+}
+
+bool Executor::step(Run& run, const Action& action) {
+  switch (action.kind) {
+    case Action::Kind::kPost:
+      return post(run, action);
+    case Action::Kind::kAwait:
+      return await(run, action);
+    case Action::Kind::kRelease:
+      peers_[action.peer].receiver->release();
+      if (wake_on_release_) waiter_.wake(action.peer);
+      return true;
+    case Action::Kind::kSum:
+      sum(run, action);
+      return true;
+    case Action::Kind::kCopy:
+      copy(run, action);
+      return true;
+  }
+  return true;
+}
+
+Descriptor Executor::describe(const Run& run, const Action& action, int source) const {
+  const Binding& binding = *run.binding;
+  return {.step = run.label.step,
+          .phase = run.label.phase,
+          .type = action.type,
+          .round = action.round,
+          .source = static_cast<uint32_t>(source),
+          .bucket = run.label.bucket,
+          .chunk = action.chunk,
+          .slice = action.slice,
+          .place = action.type == Payload::kNothing
+                       ? 0
+                       : static_cast<uint64_t>(binding.shared_address(action.place) - segment_),
+          .length = static_cast<uint64_t>(action.count * size_of(binding.type_of(action.place.space)))};
+}
+
+bool Executor::post(const Run& run, const Action& action) {
+  SpscRing::Sender& sender = *peers_[action.peer].sender;
+  if (!sender.can_send()) return false;
+  const Binding& binding = *run.binding;
+  const Descriptor descriptor = describe(run, action, rank_);
+  if (action.place.rank == rank_ && binding.is_private(action.place.space) && action.count > 0) {
+    std::memcpy(binding.shared_address(action.place), binding.address(action.place, rank_),
+                descriptor.length);
+  }
+  CHECK(publish(sender, descriptor));
+  ++counts_.descriptors;
+  counts_.bytes += descriptor.length;
+  waiter_.wake(action.peer);
+  return true;
+}
+
+bool Executor::await(const Run& run, const Action& action) {
+  SpscRing::Receiver& receiver = *peers_[action.peer].receiver;
+  const Descriptor* got = receiver.peek();
+  if (got == nullptr) return false;
+  validate(*got, describe(run, action, action.peer), rank_);
+  receiver.accept();
+  return true;
+}
+
+void Executor::sum(const Run& run, const Action& action) {
+  const Binding& binding = *run.binding;
+  const Sum& sum = run.schedule->sums[action.sum];
+  const SumProgram& program = sum.program;
+  const std::size_t outputs = sum.destinations.size();
+  const auto type_of = [&](const Place& place) { return binding.type_of(place.space); };
+  const bool scaled = sum.last && binding.factor != 1;
+  const bool plain = std::all_of(sum.sources.begin(), sum.sources.end(),
+                                 [&](const Place& p) { return type_of(p) == DataType::kF32; }) &&
+                     std::all_of(sum.destinations.begin(), sum.destinations.end(),
+                                 [&](const Place& p) { return type_of(p) == DataType::kF32; });
+
+  // One pass, all streams in registers.
+  if (plain && !scaled && program.combinations.size() == 1 && (outputs == 1 || outputs == 2)) {
+    const SumProgram::Combination& all = program.combinations[0];
+    const float* streams[kMaxStreams];
+    for (int i = 0; i < all.count; ++i) {
+      streams[i] = reinterpret_cast<const float*>(binding.address(sum.sources[all.operands[i]], rank_));
+    }
+    const auto out = [&](std::size_t i) {
+      return reinterpret_cast<float*>(binding.address(sum.destinations[i], rank_));
+    };
+    combine(binding.op, action.count, {streams, static_cast<std::size_t>(all.count)}, out(0),
+            outputs == 2 ? out(1) : nullptr, binding.store);
+    waiter_.beat();
+    return;
+  }
+
+  // Piece by piece, with what lies between in the first-level cache.
+  CHECK(program.temporaries + 1 <= kMostTemporaries);
+  Pieces pieces;
+  float* const result = pieces.temporary[program.temporaries];
+  for (int64_t begin = 0; begin < action.count; begin += kPieceElements) {
+    const int64_t count = std::min(kPieceElements, action.count - begin);
+    const auto address = [&](const Place& place) {
+      return binding.address(place, rank_) + begin * size_of(type_of(place));
+    };
+    for (const SumProgram::Combination& combination : program.combinations) {
+      const float* streams[kMaxStreams];
+      for (int i = 0; i < combination.count; ++i) {
+        const int operand = combination.operands[i];
+        if (operand >= program.leaves) {
+          streams[i] = pieces.temporary[operand - program.leaves];
+        } else if (const Place& place = sum.sources[operand]; type_of(place) == DataType::kF32) {
+          streams[i] = reinterpret_cast<const float*>(address(place));
+        } else {
+          widen(binding.type, count, address(place), pieces.converted[i]);
+          streams[i] = pieces.converted[i];
+        }
+      }
+      combine(binding.op, count, {streams, static_cast<std::size_t>(combination.count)},
+              combination.out == SumProgram::kResult ? result : pieces.temporary[combination.out]);
+    }
+    if (scaled) scale(count, binding.factor, result);
+    for (const Place& place : sum.destinations) {
+      if (type_of(place) == DataType::kF32) {
+        const float* const one[] = {result};
+        combine(ReduceOp::kSum, count, one, reinterpret_cast<float*>(address(place)), nullptr, binding.store);
+      } else {
+        narrow(binding.type, count, result, address(place));
+      }
+    }
+    if (outputs == 0) (*run.sink)(sum.sources[0].at + begin, count, result);
+    if (begin % (64 * kPieceElements) == 0) waiter_.beat();
+  }
+}
+
+void Executor::copy(const Run& run, const Action& action) {
+  const Binding& binding = *run.binding;
+  const std::byte* from = binding.address(action.place, rank_);
+  std::byte* to = binding.address(action.to, rank_);
+  if (from != to) std::memcpy(to, from, action.count * size_of(binding.type));
+}
+
+}  // namespace annulus

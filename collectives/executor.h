@@ -1,0 +1,143 @@
+// Executor: runs schedules on one rank, without waiting or with.
+//
+// It owns the rank's ends of the rings. Several schedules may be under way (the buckets of a step); they are
+// advanced in the order in which they were started, so that each ring carries them one after the other on
+// both sides.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "collectives/schedule.h"
+#include "collectives/spsc_ring.h"
+#include "collectives/wait.h"
+#include "kernels/reduce.h"
+
+namespace annulus {
+
+// Unit of summation where temporaries are needed: they stay in the first-level cache.
+inline constexpr int64_t kPieceElements = 1024;
+
+// An array that a schedule's places count in. Slices of a message lie `stride` apart and are worked on a part
+// at a time: element `at` of the schedule is element (at / part) * stride + begin + at % part of the array.
+struct View {
+  std::byte* base = nullptr;
+  int64_t begin = 0;
+  int64_t stride = 0, part = 0;  // part 0: one slice, no gaps
+
+  std::byte* address(int64_t at, int64_t element_bytes) const {
+    const int64_t slice = part == 0 || at < part ? 0 : at / part;
+    return base + (begin + at + slice * (stride - part)) * element_bytes;
+  }
+};
+
+// Where the places of a schedule are.
+struct Binding {
+  // By Space, then by rank: in shared memory, as all ranks see them.
+  std::array<std::vector<View>, 3> shared;
+  // The rank's own input and output, where they are in private memory: what others read is copied to the
+  // shared view before it is posted.
+  std::array<View, 2> own;
+  std::array<bool, 2> own_is_private{};
+  int64_t input_part_bytes = 0;    // from one partial sum of an input to the next
+  DataType type = DataType::kF32;  // of inputs and outputs
+  ReduceOp op = ReduceOp::kSum;
+  float factor = 1;  // results are multiplied by it
+  Store store = Store::kCached;
+
+  DataType type_of(Space space) const { return space == Space::kScratch ? DataType::kF32 : type; }
+  // As others see it.
+  std::byte* shared_address(const Place& place) const {
+    return shared[static_cast<int>(place.space)][place.rank].address(place.at,
+                                                                     size_of(type_of(place.space))) +
+           place.part * input_part_bytes;
+  }
+  bool is_private(Space space) const {
+    return space != Space::kScratch && own_is_private[static_cast<int>(space)];
+  }
+  // As `rank`, whose binding this is, uses it.
+  std::byte* address(const Place& place, int rank) const {
+    if (place.rank != rank || !is_private(place.space)) return shared_address(place);
+    return own[static_cast<int>(place.space)].address(place.at, size_of(type));
+  }
+};
+
+// What all descriptors of one run of a schedule have in common.
+struct RunLabel {
+  Phase phase = Phase::kStep;
+  uint32_t step = 0, bucket = 0;
+};
+
+// Receives sums that have no destination: `sum` holds `count` floats, those from element `at` of the schedule
+// on; count is at most kPieceElements. Called on the executor's thread.
+using SumSink = std::function<void(int64_t at, int64_t count, const float* sum)>;
+
+struct ExchangeCounts {
+  uint64_t descriptors = 0;  // sent through rings
+  uint64_t bytes = 0;        // that those describe
+  int64_t busy_ns = 0;       // spent in exchanging, waits not counted
+};
+
+class Executor {
+ public:
+  // One run of a schedule. What it refers to must stay until it is done.
+  struct Run {
+    const Schedule* schedule = nullptr;
+    const Binding* binding = nullptr;
+    const SumSink* sink = nullptr;
+    RunLabel label;
+    std::size_t next = 0;  // action
+    bool done() const { return next == schedule->actions.size(); }
+  };
+
+  // `ring(from, to)`: the ring between two ranks; asked only for pairs of which `uses(from, to)`.
+  Executor(std::byte* segment, int ranks, Waiter& waiter, const std::function<bool(int from, int to)>& uses,
+           const std::function<SpscRing(int from, int to)>& ring);
+
+  // Runs the announcement as far as rings have room.
+  void announce(Run& run);
+  // Runs actions until the run is done or has to wait; says whether it is done. Throws StepError when a
+  // descriptor is not the one that is due.
+  bool advance(Run& run);
+  // Returns once the run may be able to go on. Throws as Waiter::wait.
+  void wait(const Run& run);
+
+  // How many descriptors have been sent to each peer. Kept as a mark of how far payloads are in use.
+  std::vector<uint64_t> sent() const;
+  // Whether the peers have read what was sent before the mark. An empty mark is reached.
+  bool given_back(const std::vector<uint64_t>& mark) const;
+  // Waits for it. Throws as Waiter::wait.
+  void wait_given_back(const std::vector<uint64_t>& mark, const RunLabel& label);
+
+  // Whether senders may wait for lines to come back: releases then wake them.
+  void wake_on_release(bool wake) { wake_on_release_ = wake; }
+
+  int ranks() const { return static_cast<int>(peers_.size()); }
+  Waiter& waiter() { return waiter_; }
+  ExchangeCounts& counts() { return counts_; }
+  const ExchangeCounts& counts() const { return counts_; }
+
+ private:
+  struct Peer {
+    std::optional<SpscRing::Sender> sender;
+    std::optional<SpscRing::Receiver> receiver;
+  };
+
+  bool step(Run& run, const Action& action);
+  Descriptor describe(const Run& run, const Action& action, int source) const;
+  bool post(const Run& run, const Action& action);
+  bool await(const Run& run, const Action& action);
+  void sum(const Run& run, const Action& action);
+  void copy(const Run& run, const Action& action);
+
+  std::byte* segment_;
+  Waiter& waiter_;
+  int rank_;
+  std::vector<Peer> peers_;
+  bool wake_on_release_ = false;
+  ExchangeCounts counts_;
+};
+
+}  // namespace annulus

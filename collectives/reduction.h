@@ -1,0 +1,46 @@
+// Reduction: which rank sums what. What every algorithm's schedule starts from.
+#pragma once
+
+#include <vector>
+
+#include "collectives/schedule.h"
+
+namespace annulus {
+
+// Where the sum of a slice goes, once it is complete.
+enum class Deliver : uint8_t {
+  kSink,       // to the executor's sink, on its owner
+  kOwner,      // to the owner's output
+  kEverybody,  // by the owner to the outputs of all ranks
+  kShared,     // to the one output that all ranks share
+};
+
+struct Reduction {
+  int ranks = 1;
+  int64_t shards = 1;
+  std::vector<ShardRange> slices;  // per owner, elements; may be empty
+  Deliver deliver = Deliver::kOwner;
+  // Output places are those of the whole message; otherwise the output holds the owner's slice alone.
+  bool whole_output = true;
+  // Running sums take the place of the rank's own input; otherwise they lie in scratch and inputs stay.
+  bool in_place = false;
+  int64_t chunk = INT64_MAX;  // elements that a ring passes on at once
+
+  int partials(int rank) const { return plan_rank_sum(rank, ranks, shards).partials; }
+  Place running(int rank, int64_t at) const {
+    return {in_place ? Space::kInput : Space::kScratch, rank, 0, at};
+  }
+  std::vector<Place> destinations(int owner, int64_t at) const {
+    std::vector<Place> places;
+    const int64_t out = whole_output ? at : at - slices[owner].begin;
+    if (deliver == Deliver::kOwner || deliver == Deliver::kShared) {
+      places.push_back({Space::kOutput, owner, 0, out});
+    }
+    for (int i = 0; deliver == Deliver::kEverybody && i < ranks; ++i) {
+      places.push_back({Space::kOutput, (owner + i) % ranks, 0, out});
+    }
+    return places;
+  }
+};
+
+}  // namespace annulus

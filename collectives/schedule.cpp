@@ -1,0 +1,53 @@
+#include "collectives/schedule.h"
+
+#include <algorithm>
+
+namespace annulus {
+
+void ScheduleBuilder::post(int peer, const Place& place, int64_t count, const Label& label) {
+  schedule_.actions.push_back({.kind = Action::Kind::kPost,
+                               .type = label.type,
+                               .peer = peer,
+                               .round = label.round,
+                               .chunk = label.chunk,
+                               .slice = label.slice,
+                               .place = place,
+                               .count = count});
+}
+
+void ScheduleBuilder::await(int peer, const Place& place, int64_t count, const Label& label) {
+  post(peer, place, count, label);
+  schedule_.actions.back().kind = Action::Kind::kAwait;
+}
+
+void ScheduleBuilder::release(int peer) {
+  schedule_.actions.push_back({.kind = Action::Kind::kRelease, .peer = peer});
+}
+
+void ScheduleBuilder::sum(std::vector<Place> sources, const TreeSum& tree, std::vector<Place> destinations,
+                          int64_t count, bool last) {
+  const auto in_scratch = [](const Place& place) { return place.space == Space::kScratch; };
+  schedule_.uses_scratch |= std::any_of(destinations.begin(), destinations.end(), in_scratch);
+  schedule_.actions.push_back(
+      {.kind = Action::Kind::kSum, .count = count, .sum = static_cast<int32_t>(schedule_.sums.size())});
+  schedule_.sums.push_back({std::move(sources), compile(tree), std::move(destinations), last});
+}
+
+void ScheduleBuilder::sum(const Place& left, const Place& right, std::vector<Place> destinations,
+                          int64_t count, bool last) {
+  static const TreeSum kTwo = plan_tree_sum(2, 2);
+  sum({left, right}, kTwo, std::move(destinations), count, last);
+}
+
+void ScheduleBuilder::copy(const Place& from, const Place& to, int64_t count) {
+  if (from == to) return;
+  schedule_.actions.push_back({.kind = Action::Kind::kCopy, .place = from, .to = to, .count = count});
+}
+
+std::vector<int64_t> posts_per_peer(const Schedule& schedule, int ranks) {
+  std::vector<int64_t> posts(ranks);
+  for (const Action& action : schedule.actions) posts[action.peer] += action.kind == Action::Kind::kPost;
+  return posts;
+}
+
+}  // namespace annulus

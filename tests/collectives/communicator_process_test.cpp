@@ -1,0 +1,22 @@
+// One conformance suite: every collective with every algorithm, number of ranks, count and type against a
+// plain loop, bit by bit, with ranks as processes.
+#include "collectives/communicator.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/collectives/conformance.h"
+
+namespace annulus {
+namespace {
+
+class Conformance : public testing::TestWithParam<conformance::Group> {};
+
+TEST_P(Conformance, every_collective_gives_the_bits_of_the_plain_loop) {
+  conformance::run_group(GetParam(), conformance::run_as_processes);
+}
+
+INSTANTIATE_TEST_SUITE_P(Processes, Conformance, testing::ValuesIn(conformance::groups()),
+                         [](const auto& info) { return info.param.name(); });
+
+}  // namespace
+}  // namespace annulus
