@@ -265,11 +265,14 @@ void Communicator::open(Work& work) {
   const bool out_private = call.count > 0 && !call.shared_result && !in_heap(call.out);
 
   work.deliver = Deliver::kOwner;
-  if (call.collective == Collective::kAllReduce && work.algorithm == Algorithm::kDirect) {
+  if (call.collective == Collective::kAllReduce) {
+    // Where ranks can write each other's outputs, results need not be fetched.
+    const bool direct = work.algorithm == Algorithm::kDirect, ring = work.algorithm == Algorithm::kRing;
     if (call.shared_result) {
-      work.deliver = Deliver::kShared;
+      if (direct) work.deliver = Deliver::kShared;
     } else if (!out_private) {
-      work.deliver = Deliver::kEverybody;
+      if (direct) work.deliver = Deliver::kEverybody;
+      if (ring) work.deliver = Deliver::kNeighbor;
     }
   }
   const bool scratch = reduces && work.algorithm != Algorithm::kDirect && ranks > 2;
@@ -284,9 +287,10 @@ void Communicator::open(Work& work) {
   binding.type = options.type;
   binding.op = options.operation == Operation::kMax ? ReduceOp::kMax : ReduceOp::kSum;
   binding.factor = options.operation == Operation::kAverage ? 1.0f / static_cast<float>(ranks) : 1.0f;
-  binding.store = !work.halves && work.whole * element >= segment_.spec().thresholds.streaming_bytes
-                      ? Store::kStreaming
-                      : Store::kCached;
+  // In place the lines to be written have just been read.
+  const bool streams = !work.halves && call.in != call.out &&
+                       work.whole * element >= segment_.spec().thresholds.streaming_bytes;
+  binding.store = streams ? Store::kStreaming : Store::kCached;
   const auto bind = [&](Space space, const void* address, bool is_private) {
     const int index = static_cast<int>(space);
     std::byte* const own = static_cast<std::byte*>(const_cast<void*>(address));
@@ -352,7 +356,8 @@ void Communicator::open_part(Work& work) {
   work.run.label.bucket = work.part_number;
   work.run.next = 0;
   // Where all that a rank sends is answered, nobody waits for lines to come back.
-  executor_.wake_on_release(work.halves || work.deliver == Deliver::kOwner);
+  executor_.wake_on_release(work.run.schedule->leaves_readers || work.halves ||
+                            work.deliver == Deliver::kOwner);
 }
 
 bool Communicator::advance(Work& work) {
@@ -418,7 +423,8 @@ const Schedule& Communicator::schedule_for(const Shape& shape) {
       case Algorithm::kDirect:
         return direct_gather_slices(builder, slices);
       case Algorithm::kRing:
-        return ring_gather_slices(builder, slices);
+        return ring_gather_slices(builder, slices,
+                                  shape.deliver == Deliver::kNeighbor ? Pass::kWrite : Pass::kRead);
       case Algorithm::kHierarchical:
         return hierarchical_gather_slices(builder, slices, used);
     }
@@ -426,7 +432,7 @@ const Schedule& Communicator::schedule_for(const Shape& shape) {
   switch (shape.collective) {
     case Collective::kAllReduce:
       reduce();
-      if (shape.deliver == Deliver::kOwner) gather_slices();
+      if (shape.deliver == Deliver::kOwner || shape.deliver == Deliver::kNeighbor) gather_slices();
       break;
     case Collective::kReduceScatter:
       reduce();

@@ -1,6 +1,7 @@
 // Reduction: which rank sums what. What every algorithm's schedule starts from.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "collectives/schedule.h"
@@ -12,6 +13,7 @@ enum class Deliver : uint8_t {
   kSink,       // to the executor's sink, on its owner
   kOwner,      // to the owner's output
   kEverybody,  // by the owner to the outputs of all ranks
+  kNeighbor,   // by the owner to its own output and that of the next rank
   kShared,     // to the one output that all ranks share
 };
 
@@ -33,10 +35,11 @@ struct Reduction {
   std::vector<Place> destinations(int owner, int64_t at) const {
     std::vector<Place> places;
     const int64_t out = whole_output ? at : at - slices[owner].begin;
-    if (deliver == Deliver::kOwner || deliver == Deliver::kShared) {
-      places.push_back({Space::kOutput, owner, 0, out});
-    }
-    for (int i = 0; deliver == Deliver::kEverybody && i < ranks; ++i) {
+    const int receivers = deliver == Deliver::kSink        ? 0
+                          : deliver == Deliver::kEverybody ? ranks
+                          : deliver == Deliver::kNeighbor  ? std::min(2, ranks)
+                                                           : 1;
+    for (int i = 0; i < receivers; ++i) {
       places.push_back({Space::kOutput, (owner + i) % ranks, 0, out});
     }
     return places;

@@ -59,20 +59,24 @@ void ring_reduce(ScheduleBuilder& builder, const Reduction& reduction) {
   if (reduction.deliver != Deliver::kSink) builder.readers_may_linger();
 }
 
-void ring_gather_slices(ScheduleBuilder& builder, const std::vector<ShardRange>& slices) {
+void ring_gather_slices(ScheduleBuilder& builder, const std::vector<ShardRange>& slices, Pass pass) {
   const int rank = builder.rank(), ranks = static_cast<int>(slices.size());
   const int left = (rank + ranks - 1) % ranks, right = (rank + 1) % ranks;
+  // Where a slice lies when `from` passes it on.
+  const auto place = [&](int from, int slice) {
+    return builder.output(pass == Pass::kRead ? from : (from + 1) % ranks, slices[slice].begin);
+  };
   for (int round = 0; round < ranks - 1; ++round) {
     const int out = (rank + ranks - round) % ranks, in = (left + ranks - round) % ranks;
-    if (slices[out].count() > 0) {
-      builder.post(right, builder.output(rank, slices[out].begin), slices[out].count(),
-                   label(Payload::kResult, round, 0, out));
+    if (const int64_t count = slices[out].count(); count > 0) {
+      if (pass == Pass::kWrite && round > 0) {
+        builder.copy(builder.output(rank, slices[out].begin), place(rank, out), count);
+      }
+      builder.post(right, place(rank, out), count, label(Payload::kResult, round, 0, out));
     }
-    if (slices[in].count() > 0) {
-      builder.await(left, builder.output(left, slices[in].begin), slices[in].count(),
-                    label(Payload::kResult, round, 0, in));
-      builder.copy(builder.output(left, slices[in].begin), builder.output(rank, slices[in].begin),
-                   slices[in].count());
+    if (const int64_t count = slices[in].count(); count > 0) {
+      builder.await(left, place(left, in), count, label(Payload::kResult, round, 0, in));
+      if (pass == Pass::kRead) builder.copy(place(left, in), builder.output(rank, slices[in].begin), count);
       builder.release(left);
     }
   }

@@ -14,8 +14,16 @@ namespace annulus {
 // Sums every slice on its owner. Expects one partial sum per rank (plan_single_rank_sum).
 void ring_reduce(ScheduleBuilder& builder, const Reduction& reduction);
 
-// Every rank's output gets every slice from its owner's output, by way of its left neighbour's.
-void ring_gather_slices(ScheduleBuilder& builder, const std::vector<ShardRange>& slices);
+// How a slice gets to the next rank.
+enum class Pass : uint8_t {
+  kRead,  // that rank copies it from this one's output
+  kWrite  // this rank writes it into that one's output, as Deliver::kNeighbor has done with the own slice.
+          // Only after a reduction, whose sums show that all ranks have entered the call and given their
+          // inputs.
+};
+
+// Every rank's output gets every slice from its owner's output, by way of the ranks between.
+void ring_gather_slices(ScheduleBuilder& builder, const std::vector<ShardRange>& slices, Pass pass);
 
 // Every rank's output gets `count` elements of the root's output, from rank to rank.
 void ring_broadcast(ScheduleBuilder& builder, int ranks, int root, int64_t count);
