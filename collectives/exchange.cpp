@@ -21,6 +21,18 @@ Binding bind(const ExchangeMemory& memory) {
 
 }  // namespace
 
+const char* to_string(Algorithm algorithm) {
+  switch (algorithm) {
+    case Algorithm::kDirect:
+      return "direct";
+    case Algorithm::kRing:
+      return "ring";
+    case Algorithm::kHierarchical:
+      return "hierarchical";
+  }
+  return "?";
+}
+
 Schedule ExchangePlan::schedule(int rank, int bucket) const {
   Reduction reduction{.ranks = ranks,
                       .shards = shards,

@@ -44,6 +44,7 @@ struct ExchangeMemory {
 };
 
 enum class Algorithm : uint8_t { kDirect, kRing, kHierarchical };
+const char* to_string(Algorithm algorithm);  // as --algorithm names it
 
 // What the exchange of a run is made from; the same on all ranks.
 struct ExchangePlan {

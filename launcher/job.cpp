@@ -62,6 +62,10 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
   if (resolved.shards == 0) resolved.shards = resolved.workers;
   std::vector<std::string> notes = placement.notes;
   for (std::string& note : check_combinations(resolved, resolved.workers)) notes.push_back(std::move(note));
+  DomainPlan domains = find_domains(machine, placement);
+  AlgorithmChoice choice = choose_algorithm(resolved.algorithm, domains, resolved.workers, resolved.shards);
+  resolved.algorithm = to_string(choice.algorithm);
+  if (!choice.note.empty()) notes.push_back(std::move(choice.note));
 
   const StepSchedule schedule(resolved, dataset.train_count);
   const NetworkSpec spec = make_network(resolved.model, dataset.shape, dataset.classes);
@@ -69,10 +73,17 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
   BucketPlan buckets = plan_buckets(network, static_cast<int64_t>(resolved.bucket_mb * (1 << 20)));
   const WaitPolicy waiting{.spin_ns = placement.exclusive ? 100'000 : 0,
                            .deadline_ns = static_cast<int64_t>(3e9 * resolved.deadline)};
-  const Algorithm algorithm = algorithm_of(resolved);
-  Job job{.run = {std::move(resolved), dataset, spec, std::move(network), std::move(buckets), schedule,
-                  algorithm, waiting},
+  Job job{.run = {.config = std::move(resolved),
+                  .dataset = dataset,
+                  .spec = spec,
+                  .network = std::move(network),
+                  .buckets = std::move(buckets),
+                  .schedule = schedule,
+                  .algorithm = choice.algorithm,
+                  .domains = domains.domains,
+                  .waiting = waiting},
           .placement = placement,
+          .domains = std::move(domains),
           .segment = {},
           .notes = std::move(notes),
           .warnings = placement.warnings};

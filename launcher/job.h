@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "launcher/domains.h"
 #include "launcher/machine.h"
 #include "launcher/placement.h"
 #include "launcher/version.h"
@@ -15,6 +16,7 @@ namespace annulus {
 struct Job {
   RunPlan run;
   Placement placement;
+  DomainPlan domains;
   SegmentPlan segment;
   std::vector<std::string> notes;     // decisions that the user should know
   std::vector<std::string> warnings;  // what will cost speed

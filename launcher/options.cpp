@@ -97,8 +97,10 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
   table.whole("seed", "N", config.seed, "decides initial weights, order of the images and augmentation");
 
   table.section("How gradients travel");
-  table.choice("algorithm", config.algorithm, {"direct", "ring"},
-               "direct: the same bits on any number of workers; ring: the same bits from run to run");
+  table.choice(
+      "algorithm", config.algorithm, {"auto", "direct", "ring", "hierarchical"},
+      "direct, hierarchical: the same bits on any number of workers; ring: the same bits from run to "
+      "run; auto: direct or hierarchical, by the machine");
   table.number("bucket-mb", "MB", config.bucket_mb, {.low = 0, .low_included = false, .high = 1e6},
                "parameters whose gradients are handed over together");
 

@@ -40,6 +40,7 @@ int topo_command(const TopoOptions& options, int64_t began_ns) {
   const Job job = plan_job(config, machine, dataset, !imagined);
   const std::vector<int64_t> bytes(job.run.config.workers, job.worker_bytes());
   fmt::print("{}{}", draw_machine(machine, job.placement), draw_workers(job.placement, bytes));
+  fmt::print("domains: {}\n", describe_domains(job.domains));
   for (const std::string& note : job.notes) {
     const std::vector<std::string>& drawn = job.placement.notes;
     if (std::find(drawn.begin(), drawn.end(), note) == drawn.end()) fmt::print("note: {}\n", note);

@@ -37,7 +37,7 @@ struct TrainConfig {
   uint64_t seed = 1;
 
   // How gradients travel.
-  std::string algorithm = "direct";  // direct, ring
+  std::string algorithm = "auto";  // auto, direct, ring, hierarchical
   double bucket_mb = 25;
 
   // Around the run.

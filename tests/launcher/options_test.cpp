@@ -179,6 +179,15 @@ TEST(Options, TheDumpHasEveryKeyButTheRunDirectory) {
   EXPECT_EQ(yaml.find("config:"), yaml.npos);
 }
 
+TEST(Options, TheAlgorithmIsAutoOrOneOfThree) {
+  EXPECT_EQ(train({}).algorithm, "auto");
+  for (const char* name : {"auto", "direct", "ring", "hierarchical"}) {
+    EXPECT_EQ(train({"--algorithm", name}).algorithm, name);
+  }
+  const std::string text = refusal({"--algorithm", "hierachical"});
+  EXPECT_NE(text.find("did you mean hierarchical?"), text.npos) << text;
+}
+
 TEST(Options, TheCommandLineWinsOverTheFile) {
   const ConfigFile file("lr: 0.5\nquiet: on\nworkers: 7\nseed: 3\n");
   const TrainConfig config =
