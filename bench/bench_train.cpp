@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "bench/statistics.h"
 #include "launcher/placement_report.h"
 #include "launcher/supervisor.h"
 #include "launcher/version.h"
@@ -14,11 +15,6 @@ namespace annulus {
 namespace {
 
 constexpr int64_t kWarmupSteps = 10;
-
-// Share p (0 .. 1) of the values is below the result. `values` is sorted and not empty.
-double quantile(const std::vector<double>& values, double p) {
-  return values[std::min(values.size() - 1, static_cast<std::size_t>(p * values.size()))];
-}
 
 struct Measurement {
   std::vector<double> step_ms;  // from the last rank's end of one step to that of the next

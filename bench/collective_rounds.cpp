@@ -1,8 +1,7 @@
 #include "bench/collective_rounds.h"
 
 #include <fmt/format.h>
-
-#include <cstring>
+#include <sched.h>
 
 #include "telemetry/check.h"
 
@@ -108,7 +107,7 @@ void CollectiveRounds::fill(const CollectiveCase& c) {
   const int64_t bytes = elements * size_of(c.type);
   while (done < bytes) {
     const int64_t n = std::min(std::min<int64_t>(done, 4096), bytes - done);
-    std::memcpy(in_ + done, in_, n);
+    copy(n, in_, in_ + done);
     done += n;
   }
 }
@@ -165,6 +164,8 @@ void CollectiveRounds::exchange_flags() {
     const auto* flag = reinterpret_cast<const std::atomic<uint64_t>*>(
         heap_of(peer, reinterpret_cast<const std::byte*>(flag_)));
     while (flag->load(std::memory_order_acquire) < flags_) {
+      // Where ranks take turns on a core, the awaited one needs it.
+      if (segment_.spec().waiting.spin_ns == 0) sched_yield();
     }
   }
 }
@@ -172,17 +173,35 @@ void CollectiveRounds::exchange_flags() {
 void CollectiveRounds::floor(const CollectiveCase& c, Store store) {
   exchange_flags();
   const int64_t count = c.count(ranks_), element = size_of(c.type);
+  // Sums n elements from `begin` on of all inputs into all of `outs`.
   const auto reduce = [&](int64_t begin, int64_t n, std::span<std::byte* const> outs) {
-    // In fp32 with 1, 2, 4 or 8 ranks all streams are summed at once; otherwise one after the other.
-    const float* src[kMaxStreams];
-    for (int r = 0; r < ranks_ && r < kMaxStreams; ++r) {
-      src[r] = reinterpret_cast<const float*>(heap_of(r, in_)) + begin;
+    if (n <= 0) return;
+    std::vector<const std::byte*> src;
+    for (int i = 0; i < ranks_; ++i) src.push_back(heap_of(i, in_) + begin * element);
+    if (c.type == DataType::kF32 && ranks_ == 2) {
+      const float* const two[] = {reinterpret_cast<const float*>(src[0]),
+                                  reinterpret_cast<const float*>(src[1])};
+      return combine(ReduceOp::kSum, n, two, reinterpret_cast<float*>(outs[0]),
+                     outs.size() == 2 ? reinterpret_cast<float*>(outs[1]) : nullptr, store);
     }
-    float* const out = reinterpret_cast<float*>(outs[0]);
-    float* const also = outs.size() == 2 ? reinterpret_cast<float*>(outs[1]) : nullptr;
-    combine(ReduceOp::kSum, n, {src, static_cast<std::size_t>(ranks_)}, out, also, store);
-    for (std::size_t i = 2; i < outs.size(); ++i) std::memcpy(outs[i], outs[0], n * element);
-    if (outs.size() > 2) std::memcpy(outs[1], outs[0], n * element);
+    float sum[kPieceElements], next[kPieceElements];
+    for (int64_t at = 0; at < n; at += kPieceElements) {
+      const int64_t piece = std::min(kPieceElements, n - at);
+      widen(c.type, piece, src[0] + at * element, sum);
+      for (int i = 1; i < ranks_; ++i) {
+        const std::byte* const other = src[i] + at * element;
+        if (c.type != DataType::kF32) widen(c.type, piece, other, next);
+        add(piece, sum, c.type == DataType::kF32 ? reinterpret_cast<const float*>(other) : next, sum);
+      }
+      for (std::byte* const out : outs) {
+        if (c.type != DataType::kF32) {
+          narrow(c.type, piece, sum, out + at * element);
+        } else {
+          const float* const one[] = {sum};
+          combine(ReduceOp::kSum, piece, one, reinterpret_cast<float*>(out) + at, nullptr, store);
+        }
+      }
+    }
   };
   switch (c.collective) {
     case Collective::kAllReduce: {
@@ -193,7 +212,7 @@ void CollectiveRounds::floor(const CollectiveCase& c, Store store) {
       } else {
         for (int r = 0; r < ranks_; ++r) outs.push_back(heap_of(r, out_) + slice.begin * element);
       }
-      if (slice.count() > 0) reduce(slice.begin, slice.count(), outs);
+      reduce(slice.begin, slice.count(), outs);
       break;
     }
     case Collective::kReduceScatter: {
@@ -204,19 +223,19 @@ void CollectiveRounds::floor(const CollectiveCase& c, Store store) {
     case Collective::kAllGather:
       for (int i = 0; i < ranks_; ++i) {
         const int r = (rank_ + i) % ranks_;
-        std::memcpy(out_ + r * count * element, heap_of(r, in_), count * element);
+        copy(count * element, heap_of(r, in_), out_ + r * count * element);
       }
       break;
     case Collective::kBroadcast:
-      if (rank_ != 0) std::memcpy(out_, heap_of(0, out_), count * element);
+      if (rank_ != 0) copy(count * element, heap_of(0, out_), out_);
       break;
     case Collective::kGather:
       for (int r = 0; r < ranks_ && rank_ == 0; ++r) {
-        std::memcpy(out_ + r * count * element, heap_of(r, in_), count * element);
+        copy(count * element, heap_of(r, in_), out_ + r * count * element);
       }
       break;
     case Collective::kScatter:
-      std::memcpy(out_, heap_of(0, in_) + rank_ * count * element, count * element);
+      copy(count * element, heap_of(0, in_) + rank_ * count * element, out_);
       break;
     case Collective::kBarrier:
       return;

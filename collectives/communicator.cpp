@@ -130,6 +130,12 @@ struct Communicator::Work {
   Binding binding;
   Executor::Run run;
   std::vector<uint64_t> sent;  // when the last part was done
+  // Whether stores past the caches may pay: what is copied for others, and results that do not take the place
+  // of inputs, whose lines have just been read.
+  bool chooses_store = false;
+  int64_t began_ns = 0;  // the part
+
+  int64_t part_bytes() const { return std::min(whole, part * slices) * size_of(call.options.type); }
 };
 
 ShardRange Communicator::slice(int rank, int ranks, int64_t count) {
@@ -140,10 +146,6 @@ ShardRange Communicator::slice(int rank, int ranks, int64_t count) {
 Communicator::Communicator(const CommunicatorSegment& segment, int rank)
     : segment_(segment),
       rank_(rank),
-      why_not_hierarchical_(segment.spec().domains.empty()
-                                ? "the ranks form one domain"
-                                : annulus::why_not_hierarchical(segment.spec().domains, segment.spec().ranks,
-                                                                segment.spec().ranks)),
       waiter_(segment.control(), segment.controls(), rank, segment.spec().waiting),
       executor_(
           segment.base(), segment.spec().ranks, waiter_, [](int, int) { return true; },
@@ -174,21 +176,20 @@ void Communicator::scatter(const void* in, void* out, int64_t count, int root, c
 }
 void Communicator::barrier() { run({}); }
 
-Algorithm Communicator::algorithm_for(Collective collective, int64_t bytes, const Options& options) const {
+Algorithm Communicator::choose(const CommunicatorSpec& spec, Collective collective, int64_t bytes,
+                               const Options& options) {
   const bool has_choice = collective == Collective::kAllReduce || collective == Collective::kReduceScatter ||
                           collective == Collective::kAllGather || collective == Collective::kBroadcast;
   if (!has_choice) return Algorithm::kDirect;
-  if (options.algorithm) {
-    if (*options.algorithm == Algorithm::kHierarchical && !segment_.spec().domains.empty() &&
-        !why_not_hierarchical_.empty()) {
-      throw UserError::format("the hierarchical algorithm does not fit: {}; use direct or ring",
-                              why_not_hierarchical_);
-    }
-    return *options.algorithm;
+  if (options.algorithm && *options.algorithm != Algorithm::kHierarchical) return *options.algorithm;
+  if (!options.algorithm && (spec.domains.size() < 2 || bytes < spec.thresholds.hierarchical_bytes)) {
+    return Algorithm::kDirect;
   }
-  const bool several = why_not_hierarchical_.empty() && segment_.spec().domains.size() > 1;
-  return several && bytes >= segment_.spec().thresholds.hierarchical_bytes ? Algorithm::kHierarchical
-                                                                           : Algorithm::kDirect;
+  const std::string why_not =
+      spec.domains.empty() ? "" : why_not_hierarchical(spec.domains, spec.ranks, spec.ranks);
+  if (why_not.empty()) return Algorithm::kHierarchical;
+  if (!options.algorithm) return Algorithm::kDirect;
+  throw UserError::format("the hierarchical algorithm does not fit: {}; use direct or ring", why_not);
 }
 
 void* Communicator::allocate_bytes(int64_t bytes) {
@@ -259,7 +260,7 @@ void Communicator::open(Work& work) {
   work.stride = call.collective == Collective::kAllReduce ? slice_elements(ranks, call.count)
                                                           : std::max<int64_t>(call.count, 1);
   work.whole = call.collective == Collective::kAllReduce || one_slice ? call.count : ranks * call.count;
-  work.algorithm = algorithm_for(call.collective, work.whole * element, options);
+  work.algorithm = choose(segment_.spec(), call.collective, work.whole * element, options);
 
   const bool in_private = call.count > 0 && !in_heap(call.in);
   const bool out_private = call.count > 0 && !call.shared_result && !in_heap(call.out);
@@ -287,10 +288,6 @@ void Communicator::open(Work& work) {
   binding.type = options.type;
   binding.op = options.operation == Operation::kMax ? ReduceOp::kMax : ReduceOp::kSum;
   binding.factor = options.operation == Operation::kAverage ? 1.0f / static_cast<float>(ranks) : 1.0f;
-  // In place the lines to be written have just been read.
-  const bool streams = !work.halves && call.in != call.out &&
-                       work.whole * element >= segment_.spec().thresholds.streaming_bytes;
-  binding.store = streams ? Store::kStreaming : Store::kCached;
   const auto bind = [&](Space space, const void* address, bool is_private) {
     const int index = static_cast<int>(space);
     std::byte* const own = static_cast<std::byte*>(const_cast<void*>(address));
@@ -313,6 +310,8 @@ void Communicator::open(Work& work) {
   bind(Space::kOutput, call.out, out_private);
   bind(Space::kScratch, nullptr, false);
 
+  binding.store = Store::kCached;
+  work.chooses_store = in_private || out_private || (reduces && call.in != call.out);
   work.begin = 0;
   work.part_number = 0;
   work.state = Work::State::kFree;
@@ -351,6 +350,10 @@ void Communicator::open_part(Work& work) {
     shape.even = true;
     shape.whole = shape.begin = shape.stride = 0;
   }
+  if (work.chooses_store) {
+    binding.store = store_chooser_.choose(work.part_bytes());
+    work.began_ns = now_ns();
+  }
   work.run.schedule = &schedule_for(shape);
   work.run.binding = &binding;
   work.run.label.bucket = work.part_number;
@@ -370,6 +373,7 @@ bool Communicator::advance(Work& work) {
         break;
       case Work::State::kRunning:
         if (!executor_.advance(work.run)) return false;
+        if (work.chooses_store) store_chooser_.took(work.part_bytes(), now_ns() - work.began_ns);
         if (work.halves) {
           half_in_use_until_[half_] = executor_.sent();
           half_ ^= 1;

@@ -19,6 +19,7 @@
 
 #include "collectives/exchange.h"
 #include "collectives/shared_memory.h"
+#include "collectives/store_chooser.h"
 
 namespace annulus {
 
@@ -36,8 +37,7 @@ enum class Operation : uint8_t { kSum, kAverage, kMax };
 
 // Sizes from which another way is faster. They never change bits.
 struct Thresholds {
-  int64_t streaming_bytes = int64_t{8} << 20;  // messages whose results are stored non-temporally
-  int64_t hierarchical_bytes = 64 << 10;       // messages that auto reduces hierarchically, given domains
+  int64_t hierarchical_bytes = 64 << 10;  // messages that auto reduces hierarchically, given domains
 };
 
 struct CommunicatorSpec {
@@ -158,8 +158,10 @@ class Communicator {
   const ExchangeCounts& counts() const { return executor_.counts(); }
   Executor& executor() { return executor_; }
 
-  // The algorithm that a call takes.
-  Algorithm algorithm_for(Collective collective, int64_t bytes, const Options& options) const;
+  // The algorithm that a call takes for a message of so many bytes. Throws UserError where the one that was
+  // asked for does not fit the domains.
+  static Algorithm choose(const CommunicatorSpec& spec, Collective collective, int64_t bytes,
+                          const Options& options);
   // Which elements of an all-reduce of `count` elements a rank sums.
   static ShardRange slice(int rank, int ranks, int64_t count);
 
@@ -178,13 +180,13 @@ class Communicator {
 
   const CommunicatorSegment& segment_;
   int rank_;
-  std::string why_not_hierarchical_;
   Waiter waiter_;
   Executor executor_;
   int64_t heap_used_ = 0;
   std::deque<std::unique_ptr<Work>> queue_;
   std::unique_ptr<Work> spare_;
   uint64_t started_ = 0, finished_ = 0;
+  StoreChooser store_chooser_;
   int half_ = 0;                                // of staging and scratch, that the next part uses
   std::vector<uint64_t> half_in_use_until_[2];  // what must have been given back before it is used again
   struct Cached;

@@ -1,7 +1,6 @@
 #include "collectives/executor.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "collectives/publish.h"
 #include "telemetry/check.h"
@@ -115,8 +114,8 @@ bool Executor::post(const Run& run, const Action& action) {
   const Binding& binding = *run.binding;
   const Descriptor descriptor = describe(run, action, rank_);
   if (action.place.rank == rank_ && binding.is_private(action.place.space) && action.count > 0) {
-    std::memcpy(binding.shared_address(action.place), binding.address(action.place, rank_),
-                descriptor.length);
+    annulus::copy(static_cast<int64_t>(descriptor.length), binding.address(action.place, rank_),
+                  binding.shared_address(action.place), binding.store);
   }
   CHECK(publish(sender, descriptor));
   ++counts_.descriptors;
@@ -146,6 +145,10 @@ void Executor::sum(const Run& run, const Action& action) {
                      std::all_of(sum.destinations.begin(), sum.destinations.end(),
                                  [&](const Place& p) { return type_of(p) == DataType::kF32; });
 
+  const auto store_for = [&](const Place& place) {
+    return binding.is_private(place.space) ? Store::kCached : binding.store;
+  };
+
   // One pass, all streams in registers.
   if (plain && !scaled && program.combinations.size() == 1 && (outputs == 1 || outputs == 2)) {
     const SumProgram::Combination& all = program.combinations[0];
@@ -157,7 +160,7 @@ void Executor::sum(const Run& run, const Action& action) {
       return reinterpret_cast<float*>(binding.address(sum.destinations[i], rank_));
     };
     combine(binding.op, action.count, {streams, static_cast<std::size_t>(all.count)}, out(0),
-            outputs == 2 ? out(1) : nullptr, binding.store);
+            outputs == 2 ? out(1) : nullptr, store_for(sum.destinations[0]));
     waiter_.beat();
     return;
   }
@@ -191,7 +194,8 @@ void Executor::sum(const Run& run, const Action& action) {
     for (const Place& place : sum.destinations) {
       if (type_of(place) == DataType::kF32) {
         const float* const one[] = {result};
-        combine(ReduceOp::kSum, count, one, reinterpret_cast<float*>(address(place)), nullptr, binding.store);
+        combine(ReduceOp::kSum, count, one, reinterpret_cast<float*>(address(place)), nullptr,
+                store_for(place));
       } else {
         narrow(binding.type, count, result, address(place));
       }
@@ -205,7 +209,7 @@ void Executor::copy(const Run& run, const Action& action) {
   const Binding& binding = *run.binding;
   const std::byte* from = binding.address(action.place, rank_);
   std::byte* to = binding.address(action.to, rank_);
-  if (from != to) std::memcpy(to, from, action.count * size_of(binding.type));
+  if (from != to) annulus::copy(action.count * size_of(binding.type), from, to);
 }
 
 }  // namespace annulus

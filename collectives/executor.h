@@ -44,8 +44,8 @@ struct Binding {
   int64_t input_part_bytes = 0;    // from one partial sum of an input to the next
   DataType type = DataType::kF32;  // of inputs and outputs
   ReduceOp op = ReduceOp::kSum;
-  float factor = 1;  // results are multiplied by it
-  Store store = Store::kCached;
+  float factor = 1;              // results are multiplied by it
+  Store store = Store::kCached;  // of what others read; private results are stored through the caches
 
   DataType type_of(Space space) const { return space == Space::kScratch ? DataType::kF32 : type; }
   // As others see it.

@@ -105,6 +105,29 @@ void combine_any(ReduceOp op, int64_t n, std::span<const float* const> src, floa
                        : pick_streams<ReduceOp::kSum>(n, src, out, also, store);
 }
 
+template <bool streaming>
+int64_t copy_whole_vectors(int64_t bytes, const uint8_t* from, uint8_t* to) {
+  const hn::CappedTag<uint8_t, 64> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= bytes; i += lanes) {
+    const auto v = hn::LoadU(d, from + i);
+    if constexpr (streaming) {
+      hn::Stream(v, d, to + i);
+    } else {
+      hn::StoreU(v, d, to + i);
+    }
+  }
+  return i;
+}
+
+void copy_vectors(int64_t bytes, const uint8_t* from, uint8_t* to, Store store) {
+  const bool streaming = store == Store::kStreaming && reinterpret_cast<uintptr_t>(to) % 64 == 0;
+  const int64_t done =
+      streaming ? copy_whole_vectors<true>(bytes, from, to) : copy_whole_vectors<false>(bytes, from, to);
+  std::memcpy(to + done, from + done, bytes - done);
+}
+
 void scale_vectors(int64_t n, float factor, float* x) {
   const F32 d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -163,6 +186,7 @@ HWY_AFTER_NAMESPACE();
 namespace annulus {
 
 HWY_EXPORT(combine_any);
+HWY_EXPORT(copy_vectors);
 HWY_EXPORT(scale_vectors);
 HWY_EXPORT(widen_vectors);
 HWY_EXPORT(narrow_vectors);
@@ -208,23 +232,24 @@ void combine_reference(ReduceOp op, int64_t n, std::span<const float* const> src
   }
 }
 
+void copy(int64_t bytes, const void* from, void* to, Store store) {
+  HWY_DYNAMIC_DISPATCH(copy_vectors)
+  (bytes, static_cast<const uint8_t*>(from), static_cast<uint8_t*>(to), store);
+}
+
 void scale(int64_t n, float factor, float* x) { HWY_DYNAMIC_DISPATCH(scale_vectors)(n, factor, x); }
 
 void widen(DataType from, int64_t n, const void* src, float* out) {
-  if (from == DataType::kF32) {
-    std::memcpy(out, src, n * sizeof(float));
-    return;
-  }
+  if (from == DataType::kF32) return copy(n * static_cast<int64_t>(sizeof(float)), src, out);
+
   const uint16_t* in = static_cast<const uint16_t*>(src);
   const int64_t done = HWY_DYNAMIC_DISPATCH(widen_vectors)(from, n, in, out);
   widen_reference(from, n - done, in + done, out + done);
 }
 
 void narrow(DataType to, int64_t n, const float* src, void* out) {
-  if (to == DataType::kF32) {
-    std::memcpy(out, src, n * sizeof(float));
-    return;
-  }
+  if (to == DataType::kF32) return copy(n * static_cast<int64_t>(sizeof(float)), src, out);
+
   uint16_t* half = static_cast<uint16_t*>(out);
   const int64_t done = HWY_DYNAMIC_DISPATCH(narrow_vectors)(to, n, src, half);
   narrow_reference(to, n - done, src + done, half + done);

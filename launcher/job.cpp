@@ -71,8 +71,7 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
   const NetworkSpec spec = make_network(resolved.model, dataset.shape, dataset.classes);
   NetworkPlan network = ask_planner(spec, nominal_shard(resolved), resolved.threads_per_worker);
   BucketPlan buckets = plan_buckets(network, static_cast<int64_t>(resolved.bucket_mb * (1 << 20)));
-  const WaitPolicy waiting{.spin_ns = placement.exclusive ? 100'000 : 0,
-                           .deadline_ns = static_cast<int64_t>(3e9 * resolved.deadline)};
+  const WaitPolicy waiting = wait_policy(placement, 3 * resolved.deadline);
   Job job{.run = {.config = std::move(resolved),
                   .dataset = dataset,
                   .spec = spec,

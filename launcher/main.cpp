@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bench/bench_collectives.h"
 #include "bench/bench_train.h"
 #include "collectives/wait.h"
 #include "launcher/child_process.h"
@@ -33,6 +34,7 @@ constexpr const char* kUsage =
     "  annulus train [flags]        trains; without flags SimpleCNN on Fashion-MNIST, one worker per core\n"
     "  annulus topo [flags]         draws the machine and the plan, runs nothing\n"
     "  annulus bench train [flags]  measures steps on synthetic data\n"
+    "  annulus bench collectives [flags]  measures all-reduce and its kin beside the memory's floor\n"
     "  annulus --version            version, compiler, oneDNN, instruction sets\n"
     "  annulus --help               this text\n"
     "\n"
@@ -80,7 +82,8 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
       limit_pool_spinning(options.config.threads_per_worker, words);
       return bench_train(options, began_ns);
     }
-    throw unknown_command("bench " + what, {"bench train"});
+    if (what == "collectives") return bench_collectives(parse_bench_collectives(argc - 2, argv.data() + 2));
+    throw unknown_command("bench " + what, {"bench train", "bench collectives"});
   }
   if (command == "--version" || command == "version") {
     fmt::print("{}\n", version_text(ask_onednn_version()));

@@ -1,6 +1,9 @@
 #include "launcher/options.h"
 
 #include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cstring>
 #include <filesystem>
 
 #include "launcher/cpu_list.h"
@@ -38,6 +41,42 @@ void add_bind(OptionTable& table, std::string& target) {
     target = text;
   };
   option.write = [&target] { return target; };
+  table.add(std::move(option));
+}
+
+// Sizes like "4K,64K,1M", in bytes.
+void add_sizes(OptionTable& table, std::vector<int64_t>& target) {
+  constexpr int64_t kMost = int64_t{64} << 30;
+  Option option;
+  option.name = "bytes";
+  option.value_name = "SIZE,SIZE,...";
+  option.help = "sizes of the messages, with K, M or G for powers of 1024";
+  option.default_text = "4K,64K,1M,4M,25M,100M";
+  option.read = [&target](const std::string& text, const std::string& where) {
+    std::vector<int64_t> sizes;
+    for (std::size_t begin = 0; begin <= text.size();) {
+      const std::size_t end = std::min(text.find(',', begin), text.size());
+      const char* const first = text.data() + begin;
+      const char* const last = text.data() + end;
+      begin = end + 1;
+      int64_t size = 0;
+      auto [rest, error] = std::from_chars(first, last, size);
+      const char* const units = "KMG";
+      const char* const unit = rest == last ? nullptr : std::strchr(units, std::toupper(*rest));
+      if (unit != nullptr && *rest != '\0') ++rest;
+      const int shift = unit == nullptr ? 0 : 10 * static_cast<int>(unit - units + 1);
+      if (error != std::errc() || rest != last || size < 0 || size > kMost >> shift) {
+        throw UserError::format("{}: {} is not a size; give sizes like 4K,1M,25M, at most 64G", where,
+                                first == last ? "an empty word" : std::string(first, last));
+      }
+      if ((size <<= shift) < 4) {
+        throw UserError::format("{}: {} bytes hold no element; give at least 4", where, size);
+      }
+      sizes.push_back(size);
+    }
+    target = sizes;
+  };
+  option.write = [&target] { return fmt::format("{}", fmt::join(target, ",")); };
   table.add(std::move(option));
 }
 
@@ -180,6 +219,32 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
   table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
   table.section("Output");
   table.bare_switch("json", options.json, "one JSON object in place of text");
+  table.parse(argc, argv);
+  return options;
+}
+
+BenchCollectivesOptions parse_bench_collectives(int argc, const char* const* argv) {
+  BenchCollectivesOptions options;
+  std::string config_file;
+  const OptionTable train = train_table(options.config, config_file);
+  OptionTable table(
+      "annulus bench collectives",
+      "Measures collectives beside the machine's own floor: plain loops over all ranks' buffers.");
+  table.section("What is measured");
+  table.choice(
+      "collective", options.collective,
+      {"allreduce", "reduce-scatter", "allgather", "broadcast", "gather", "scatter", "barrier", "all"},
+      "the collective");
+  add_sizes(table, options.bytes);
+  table.choice("algorithm", options.algorithm, {"auto", "direct", "ring", "hierarchical"},
+               "how; auto: direct, or hierarchical where ranks are in several domains");
+  table.choice("dtype", options.dtype, {"f32", "bf16", "f16"}, "element type; sums are made in fp32");
+  table.choice("placement", options.placement, {"both", "shared", "private"},
+               "buffers in the segment, outside it, or both in turn");
+  table.section("On which cores");
+  table.take(train, {"workers", "bind", "smt"});
+  table.section("Output");
+  table.bare_switch("json", options.json, "JSON objects, one a line, in place of text");
   table.parse(argc, argv);
   return options;
 }

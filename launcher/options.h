@@ -28,6 +28,18 @@ struct BenchTrainOptions {
   bool json = false;
 };
 
+// `annulus bench collectives`: measures all-reduce and its kin.
+struct BenchCollectivesOptions {
+  TrainConfig config;  // workers, bind and smt
+  std::string collective =
+      "allreduce";  // or reduce-scatter, allgather, broadcast, gather, scatter, barrier, all
+  std::vector<int64_t> bytes{4 << 10, 64 << 10, 1 << 20, 4 << 20, 25 << 20, 100 << 20};
+  std::string algorithm = "auto";  // or direct, ring, hierarchical
+  std::string dtype = "f32";       // or bf16, f16
+  std::string placement = "both";  // shared: buffers in the segment; private: outside
+  bool json = false;
+};
+
 // Reads the command line of `annulus train` and the YAML file it names with --config. argv[0] is the
 // command's own name and is skipped. Throws UserError (with flag or file, line and key; the value; the
 // remedy), or HelpRequest. Combinations are left to check_combinations, which needs the number of workers.
@@ -36,6 +48,7 @@ TrainConfig parse_train(int argc, const char* const* argv);
 // The same for the other commands.
 TopoOptions parse_topo(int argc, const char* const* argv);
 BenchTrainOptions parse_bench_train(int argc, const char* const* argv);
+BenchCollectivesOptions parse_bench_collectives(int argc, const char* const* argv);
 
 // The configuration as a YAML file that repeats the run when it is given with --config and nothing else.
 // Equal configurations give equal text. For a repetition bit by bit `workers` and `shards` must be the

@@ -49,6 +49,13 @@ struct Placement {
   std::vector<std::string> warnings;  // what will cost speed
 };
 
+// How ranks that are placed so wait for each other: they spin about four times as long as a wake-up takes,
+// and not at all where they take turns on their CPUs.
+inline WaitPolicy wait_policy(const Placement& placement, double deadline_s) {
+  return {.spin_ns = placement.exclusive ? 100'000 : 0,
+          .deadline_ns = static_cast<int64_t>(deadline_s * 1e9)};
+}
+
 // Plans. Policies:
 //   core    each worker gets its own cores, consecutive in topology order, and no worker straddles an L3
 //           (else a NUMA node, else a package) unless that is the only way to fit them all
