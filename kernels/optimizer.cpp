@@ -13,30 +13,44 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // Multiplications and additions are rounded apart: the pass waits for memory anyway, and so every instruction
 // set and the plain loop give the same bits.
-template <bool kMomentum, bool kNesterov>
+template <bool kMomentum, bool kNesterov, bool kStreaming>
 void update(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,
             const float* old_moments, float* new_weights, float* new_moments) {
   const hn::CappedTag<float, 16> d;
   const auto rate = hn::Set(d, step.learning_rate);
   const auto momentum = hn::Set(d, step.momentum);
   const auto decay = hn::Set(d, step.weight_decay);
+  const auto put = [&](hn::Vec<decltype(d)> v, float* to) {
+    if constexpr (kStreaming) {
+      hn::Stream(v, d, to);
+    } else {
+      hn::Store(v, d, to);
+    }
+  };
   for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
     const auto w = hn::Load(d, old_weights + i);
     auto direction = hn::Add(hn::Load(d, gradient + i), hn::Mul(decay, w));
     if constexpr (kMomentum) {
       const auto m = hn::Add(hn::Mul(momentum, hn::Load(d, old_moments + i)), direction);
-      hn::Store(m, d, new_moments + i);
+      put(m, new_moments + i);
       direction = kNesterov ? hn::Add(direction, hn::Mul(momentum, m)) : m;
     }
-    hn::Store(hn::Sub(w, hn::Mul(rate, direction)), d, new_weights + i);
+    put(hn::Sub(w, hn::Mul(rate, direction)), new_weights + i);
   }
 }
 
+template <bool kStreaming>
+void pick_update(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,
+                 const float* old_moments, float* new_weights, float* new_moments) {
+  const auto run = step.momentum == 0 ? &update<false, false, kStreaming>
+                   : step.nesterov    ? &update<true, true, kStreaming>
+                                      : &update<true, false, kStreaming>;
+  run(step, n, gradient, old_weights, old_moments, new_weights, new_moments);
+}
+
 void update_any(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,
-                const float* old_moments, float* new_weights, float* new_moments) {
-  const auto run = step.momentum == 0 ? &update<false, false>
-                   : step.nesterov    ? &update<true, true>
-                                      : &update<true, false>;
+                const float* old_moments, float* new_weights, float* new_moments, Store store) {
+  const auto run = store == Store::kStreaming ? &pick_update<true> : &pick_update<false>;
   run(step, n, gradient, old_weights, old_moments, new_weights, new_moments);
 }
 
@@ -49,9 +63,10 @@ namespace annulus {
 HWY_EXPORT(update_any);
 
 void sgd_update(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,
-                const float* old_moments, float* new_weights, float* new_moments) {
+                const float* old_moments, float* new_weights, float* new_moments, Store store) {
   CHECK(n % 64 == 0, "n = {}", n);
-  HWY_DYNAMIC_DISPATCH(update_any)(step, n, gradient, old_weights, old_moments, new_weights, new_moments);
+  HWY_DYNAMIC_DISPATCH(update_any)
+  (step, n, gradient, old_weights, old_moments, new_weights, new_moments, store);
 }
 
 void sgd_update_reference(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,

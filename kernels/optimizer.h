@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "kernels/store.h"
+
 namespace annulus {
 
 struct SgdStep {
@@ -21,9 +23,11 @@ struct SgdStep {
   bool nesterov = false;
 };
 
-// n is a multiple of 64; all pointers 64-byte aligned; old and new do not overlap.
+// n is a multiple of 64; all pointers 64-byte aligned; old and new do not overlap. `store`: how the new
+// generation is written.
 void sgd_update(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,
-                const float* old_moments, float* new_weights, float* new_moments);
+                const float* old_moments, float* new_weights, float* new_moments,
+                Store store = Store::kCached);
 
 // The same as a plain loop, with the same bits.
 void sgd_update_reference(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,

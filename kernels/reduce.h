@@ -5,16 +5,11 @@
 #include <span>
 
 #include "kernels/data_type.h"
+#include "kernels/store.h"
 
 namespace annulus {
 
 enum class ReduceOp : uint8_t { kSum, kMax };
-
-// How a kernel's results go to memory.
-enum class Store : uint8_t {
-  kCached,     // ordinary stores
-  kStreaming,  // non-temporal: pays where results exceed the caches; needs a fence before they are handed on
-};
 
 // Operands of one combine(): perfect binary trees of this many streams are added up in registers.
 inline constexpr int kMaxStreams = 8;

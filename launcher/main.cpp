@@ -15,6 +15,7 @@
 
 #include "bench/bench_collectives.h"
 #include "bench/bench_train.h"
+#include "bench/bench_update.h"
 #include "collectives/wait.h"
 #include "launcher/child_process.h"
 #include "launcher/job.h"
@@ -35,6 +36,7 @@ constexpr const char* kUsage =
     "  annulus topo [flags]         draws the machine and the plan, runs nothing\n"
     "  annulus bench train [flags]  measures steps on synthetic data\n"
     "  annulus bench collectives [flags]  measures all-reduce and its kin beside the memory's floor\n"
+    "  annulus bench update [flags]  measures the fused update beside a copy\n"
     "  annulus --version            version, compiler, oneDNN, instruction sets\n"
     "  annulus --help               this text\n"
     "\n"
@@ -83,7 +85,8 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
       return bench_train(options, began_ns);
     }
     if (what == "collectives") return bench_collectives(parse_bench_collectives(argc - 2, argv.data() + 2));
-    throw unknown_command("bench " + what, {"bench train", "bench collectives"});
+    if (what == "update") return bench_update(parse_bench_update(argc - 2, argv.data() + 2));
+    throw unknown_command("bench " + what, {"bench train", "bench collectives", "bench update"});
   }
   if (command == "--version" || command == "version") {
     fmt::print("{}\n", version_text(ask_onednn_version()));

@@ -45,13 +45,13 @@ void add_bind(OptionTable& table, std::string& target) {
 }
 
 // Sizes like "4K,64K,1M", in bytes.
-void add_sizes(OptionTable& table, std::vector<int64_t>& target) {
+void add_sizes(OptionTable& table, std::vector<int64_t>& target, std::string help, std::string fallback) {
   constexpr int64_t kMost = int64_t{64} << 30;
   Option option;
   option.name = "bytes";
   option.value_name = "SIZE,SIZE,...";
-  option.help = "sizes of the messages, with K, M or G for powers of 1024";
-  option.default_text = "4K,64K,1M,4M,25M,100M";
+  option.help = std::move(help);
+  option.default_text = std::move(fallback);
   option.read = [&target](const std::string& text, const std::string& where) {
     std::vector<int64_t> sizes;
     for (std::size_t begin = 0; begin <= text.size();) {
@@ -235,12 +235,31 @@ BenchCollectivesOptions parse_bench_collectives(int argc, const char* const* arg
       "collective", options.collective,
       {"allreduce", "reduce-scatter", "allgather", "broadcast", "gather", "scatter", "barrier", "all"},
       "the collective");
-  add_sizes(table, options.bytes);
+  add_sizes(table, options.bytes, "sizes of the messages, with K, M or G for powers of 1024",
+            "4K,64K,1M,4M,25M,100M");
   table.choice("algorithm", options.algorithm, {"auto", "direct", "ring", "hierarchical"},
                "how; auto: direct, or hierarchical where ranks are in several domains");
   table.choice("dtype", options.dtype, {"f32", "bf16", "f16"}, "element type; sums are made in fp32");
   table.choice("placement", options.placement, {"both", "shared", "private"},
                "buffers in the segment, outside it, or both in turn");
+  table.section("On which cores");
+  table.take(train, {"workers", "bind", "smt"});
+  table.section("Output");
+  table.bare_switch("json", options.json, "JSON objects, one a line, in place of text");
+  table.parse(argc, argv);
+  return options;
+}
+
+BenchUpdateOptions parse_bench_update(int argc, const char* const* argv) {
+  BenchUpdateOptions options;
+  std::string config_file;
+  const OptionTable train = train_table(options.config, config_file);
+  OptionTable table(
+      "annulus bench update",
+      "Measures the fused update (sum of all ranks' gradients, momentum, new weights) beside a copy "
+      "of as many bytes.");
+  table.section("What is measured");
+  add_sizes(table, options.bytes, "sizes of the gradient, with K, M or G for powers of 1024", "1M,25M,100M");
   table.section("On which cores");
   table.take(train, {"workers", "bind", "smt"});
   table.section("Output");

@@ -40,6 +40,13 @@ struct BenchCollectivesOptions {
   bool json = false;
 };
 
+// `annulus bench update`: measures the fused update.
+struct BenchUpdateOptions {
+  TrainConfig config;                                        // workers, bind and smt
+  std::vector<int64_t> bytes{1 << 20, 25 << 20, 100 << 20};  // of the gradient
+  bool json = false;
+};
+
 // Reads the command line of `annulus train` and the YAML file it names with --config. argv[0] is the
 // command's own name and is skipped. Throws UserError (with flag or file, line and key; the value; the
 // remedy), or HelpRequest. Combinations are left to check_combinations, which needs the number of workers.
@@ -49,6 +56,7 @@ TrainConfig parse_train(int argc, const char* const* argv);
 TopoOptions parse_topo(int argc, const char* const* argv);
 BenchTrainOptions parse_bench_train(int argc, const char* const* argv);
 BenchCollectivesOptions parse_bench_collectives(int argc, const char* const* argv);
+BenchUpdateOptions parse_bench_update(int argc, const char* const* argv);
 
 // The configuration as a YAML file that repeats the run when it is given with --config and nothing else.
 // Equal configurations give equal text. For a repetition bit by bit `workers` and `shards` must be the

@@ -76,6 +76,15 @@ struct RankPart {
 };
 static_assert(std::is_standard_layout_v<RankPart> && alignof(RankPart) == kRankSpacing);
 
+// How the new generation of an array of so many parameters is written: past the caches once the arrays of a
+// step exceed them, so that their lines need not be read first. (No such choice by measurement as for
+// messages: what is written past the caches is slower to read for the next forward, which the writer cannot
+// see.)
+inline Store store_of_state(int64_t elements) {
+  return elements * static_cast<int64_t>(sizeof(float)) >= (int64_t{16} << 20) ? Store::kStreaming
+                                                                               : Store::kCached;
+}
+
 // Where everything lies in a segment for one run. A pure function of its inputs.
 struct SegmentInputs {
   int ranks = 1;

@@ -223,7 +223,7 @@ void Worker::apply(int64_t offset, int64_t count, const float* sum) {
   const bool moments = segment_.moments(0) != nullptr;
   sgd_update(sgd_, count, sum, segment_.weights(from) + offset,
              moments ? segment_.moments(from) + offset : nullptr, segment_.weights(to) + offset,
-             moments ? segment_.moments(to) + offset : nullptr);
+             moments ? segment_.moments(to) + offset : nullptr, store_of_state(run_.buckets.elements));
 }
 
 // Batches of test images are dealt out to ranks in turn. Reads the generation that `step` wrote, which stays
