@@ -5,7 +5,7 @@
 
 namespace annulus {
 
-// sum[i] = a[i] + b[i] for n elements. n is a multiple of 64; pointers 64-byte aligned; sum may be a or b.
+// sum[i] = a[i] + b[i] for n elements; sum may be a or b.
 void add(int64_t n, const float* a, const float* b, float* sum);
 
 // The same as a plain loop, with the same bits.
