@@ -1,0 +1,36 @@
+// Stages: runs of layers that a network goes through portion by portion.
+//
+// The trunk, the leading layers that treat images one by one (convolutions and pooling), is one stage: all of
+// its layers process one portion of the images, then all of them the next one. What passes between its layers
+// then stays in the second-level cache, which the activations of a whole shard are far too large for. Linear
+// layers want many images at a time, to read their weights once; each is a stage of its own, with one
+// portion.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/network_plan.h"
+#include "kernels/network_spec.h"
+
+namespace annulus {
+
+// What a layer of the trunk reads and writes for one portion, per thread: half of the second-level cache of
+// today's servers. A constant, because bits depend on it: the gradients of portions are added up.
+inline constexpr int64_t kPortionBytes = 640 << 10;
+
+struct Staging {
+  int64_t batch = 0;  // images that the network is made for: a multiple of every stage's portion
+  std::vector<StagePlan> stages;
+};
+
+// Images in a portion: at most `most` and at least half as many (all where `images` <= `most`), so that the
+// fewest images are needed to fill up the last portion; the larger one of equals. images, most >= 1.
+int64_t choose_portion(int64_t images, int64_t most);
+
+// The stages of a network for shards of `images` images. Throws UserError where an image is too small for a
+// layer.
+Staging plan_stages(const NetworkSpec& spec, int64_t images, int threads,
+                    int64_t portion_bytes = kPortionBytes);
+
+}  // namespace annulus
