@@ -11,6 +11,17 @@
 #include "telemetry/check.h"
 
 namespace annulus {
+namespace {
+
+// Starts loading an image that is read soon: images of a batch lie all over the data set, where the processor
+// cannot foresee them.
+void prefetch(std::span<const uint8_t> image) {
+  constexpr std::size_t kLineBytes = 64;
+  for (std::size_t i = 0; i < image.size(); i += kLineBytes) __builtin_prefetch(&image[i]);
+  __builtin_prefetch(&image.back());  // on a line of its own where the image starts inside one
+}
+
+}  // namespace
 
 Worker::Worker(const RunPlan& run, const Segment& segment, int rank, std::function<void()> notify)
     : run_(run),
@@ -166,8 +177,14 @@ void Worker::load_images(const StepImages& images, const ShardRange& part) {
   const int64_t pixels = info.shape.pixels();
   const Permutation order(run_.config.seed, images.epoch, info.train_count);
   float* out = network_->input().data();
+  const int64_t first = images.begin + part.begin;
+  uint64_t next = order(first);
   for (int64_t i = 0; i < part.count(); ++i) {
-    const uint64_t image = order(images.begin + part.begin + i);
+    const uint64_t image = next;
+    if (i + 1 < part.count()) {
+      next = order(first + i + 1);
+      prefetch(data_.train_images.subspan(next * pixels, pixels));
+    }
     ImageShift shift;
     if (run_.config.augment) {
       shift = augmentation(run_.config.seed, images.epoch, image, info.crop_padding, info.flip_allowed);
