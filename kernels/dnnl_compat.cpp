@@ -238,14 +238,9 @@ dnnl::memory make_read_only_memory(const Desc& desc, const dnnl::engine& engine)
 #endif
 }
 
-void move_to(void* address, dnnl::memory& memory) {
+void move_to(const void* address, dnnl::memory& memory) {
   // oneDNN 2.x allocates in set_data_handle and looks at the padding, even when nothing changes.
-  if (memory.get_data_handle() != address) memory.set_data_handle(address);
-}
-
-void move_to(const float* address, dnnl::memory& memory) {
-  // oneDNN's interface knows no const; make_read_only_memory keeps it from writing.
-  move_to(const_cast<void*>(static_cast<const void*>(address)), memory);
+  if (memory.get_data_handle() != address) memory.set_data_handle(const_cast<void*>(address));
 }
 
 void BoundPrimitive::set(int arg, const dnnl::memory& memory) {

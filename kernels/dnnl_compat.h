@@ -84,10 +84,9 @@ bool has_fast_kernels();
 dnnl::memory make_memory(const Desc& desc, const dnnl::engine& engine);
 dnnl::memory make_read_only_memory(const Desc& desc, const dnnl::engine& engine);
 
-// Gives a memory object a buffer. oneDNN 2.x may write zeros into the buffer's padding.
-void move_to(void* address, dnnl::memory& memory);
-// For a buffer that is only read; `memory` is a read-only one.
-void move_to(const float* address, dnnl::memory& memory);
+// Gives a memory object a buffer. oneDNN's interface knows no const: a buffer that must not be written needs
+// a read-only memory object, else oneDNN 2.x writes zeros into its padding right away.
+void move_to(const void* address, dnnl::memory& memory);
 
 // A primitive and its arguments, put together once. Running it goes through the C interface because the C++
 // one builds a new list of arguments in every call.

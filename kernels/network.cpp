@@ -9,6 +9,7 @@
 #include "kernels/dnnl_compat.h"
 #include "kernels/layer.h"
 #include "kernels/linear_layer.h"
+#include "kernels/max_pool.h"
 #include "kernels/max_pool_layer.h"
 #include "kernels/parallel_for.h"
 #include "telemetry/check.h"
@@ -111,7 +112,7 @@ class Network::Impl {
   std::unique_ptr<Layer> make_layer(int k, const onednn::Desc& src) const {
     const LayerSpec& spec = spec_.layers[k];
     const bool first = !has_input_gradient(k);
-    // Pooling looks at its input again anyway, so it masks the gradient for the layer before it.
+    // Pooling notes where its input lets gradients through, so it masks them for the layer before it.
     const bool pooled = k + 1 < count() && spec_.layers[k + 1].kind == LayerKind::kMaxPool;
     const bool mask_gradient = spec.relu && !pooled;
     switch (spec.kind) {
@@ -122,6 +123,10 @@ class Network::Impl {
       case LayerKind::kMaxPool:
         if (spec.relu) {
           throw UserError::format("max pooling {} has a ReLU; put it on the layer before", spec.name);
+        }
+        if (spec.kernel > kLargestWindow) {
+          throw UserError::format("max pooling {} has a window of side {}; the largest is {}", spec.name,
+                                  spec.kernel, kLargestWindow);
         }
         return make_max_pool_layer(context_, spec, src, first, k > 0 && spec_.layers[k - 1].relu);
     }
@@ -135,14 +140,14 @@ class Network::Impl {
   }
 
   // Moments of a step: forward of layer k is k, the loss is count(), backward of layer k is 2 * count() - k.
-  int backward_of(int layer) const { return 2 * count() - layer; }
-
-  // A stage goes through its moments once per portion. What holds more than one portion's data lives from the
-  // first moment of the stage in which it is first used to the last of that in which it is last used.
   struct Moments {
     int first, last;
   };
-  Moments stage_around(int moment) const {
+  int backward_of(int layer) const { return 2 * count() - layer; }
+
+  // The moments of the pass of the stage that a moment is part of. A pass goes through them portion by
+  // portion.
+  Moments pass_around(int moment) const {
     if (moment == count()) return {moment, moment};
     const bool forward = moment < count();
     const StagePlan& stage = plan_.stages[stage_of_[forward ? moment : 2 * count() - moment]];
@@ -155,10 +160,12 @@ class Network::Impl {
 
   void place_rooms() {
     RoomPlanner planner;
+    // Early portions write while others are still to go through earlier moments, and late ones read when
+    // others have gone through later ones: what holds the data of all portions lives for whole passes.
     const auto add_for_all = [&](Room& room, int64_t bytes, int first_use, int last_use) {
-      planner.add(room, bytes, false, stage_around(first_use).first, stage_around(last_use).last);
+      planner.add(room, bytes, false, pass_around(first_use).first, pass_around(last_use).last);
     };
-    const auto add_for_one = [&](Room& room, int64_t bytes, int first_use, int last_use) {
+    const auto add_shared = [&](Room& room, int64_t bytes, int first_use, int last_use) {
       planner.add(room, bytes, true, first_use, last_use);
     };
 
@@ -167,34 +174,34 @@ class Network::Impl {
     for (int k = 0; k <= count(); ++k) {
       const int64_t bytes = activation_bytes_[k];
       const int written = std::max(k - 1, 0);
-      int last_use = std::min(k, count());
+      int last_use = k;
+      if (k < count() && layers_[k]->needs().reads_src) last_use = backward_of(k);
       if (k > 0 && layers_[k - 1]->needs().reads_dst) last_use = backward_of(k - 1);
-      if (k < count() && layers_[k]->needs().reads_src) last_use = std::max(last_use, backward_of(k));
       // The logits stay for whoever wants to look at them after the step.
       if (k == count()) last_use = backward_of(0);
       if (between_stages(k) || last_use > k) {
         add_for_all(activations_[k], bytes, written, last_use);
       } else {
-        add_for_one(activations_[k], bytes / portions(stage_of_[k]), written, last_use);
+        add_shared(activations_[k], bytes / portions(stage_of_[k]), written, last_use);
       }
       if (k == 0 || !has_input_gradient(k)) continue;
       if (between_stages(k)) {
         add_for_all(gradients_[k], bytes, backward_of(k), backward_of(k - 1));
       } else {
-        add_for_one(gradients_[k], bytes / portions(stage_of_[k]), backward_of(k), backward_of(k - 1));
+        add_shared(gradients_[k], bytes / portions(stage_of_[k]), backward_of(k), backward_of(k - 1));
       }
     }
 
     rooms_.resize(count());
     for (int k = 0; k < count(); ++k) {
       const LayerNeeds needs = layers_[k]->needs();
-      const Moments forward = stage_around(k), backward = stage_around(backward_of(k));
+      const Moments forward = pass_around(k), backward = pass_around(backward_of(k));
       const int stage_portions = portions(stage_of_[k]);
       LayerRooms& rooms = rooms_[k];
       add_for_all(rooms.saved, whole_lines(needs.saved) * stage_portions, k, backward_of(k));
-      add_for_one(rooms.forward_scratch, needs.forward_scratch, forward.first, forward.last);
-      add_for_one(rooms.backward_scratch, needs.backward_scratch, backward.first, backward.last);
-      add_for_one(rooms.gradients, stage_portions > 1 ? needs.gradients : 0, backward_of(k), backward_of(k));
+      add_shared(rooms.forward_scratch, needs.forward_scratch, forward.first, forward.last);
+      add_shared(rooms.backward_scratch, needs.backward_scratch, backward.first, backward.last);
+      add_shared(rooms.gradients, stage_portions > 1 ? needs.gradients : 0, backward_of(k), backward_of(k));
     }
     plan_.arena_bytes = planner.place();
   }

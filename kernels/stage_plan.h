@@ -15,8 +15,9 @@
 
 namespace annulus {
 
-// What a layer of the trunk reads and writes for one portion, per thread: half of the second-level cache of
-// today's servers. A constant, because bits depend on it: the gradients of portions are added up.
+// Room for what one layer of the trunk reads and writes for a portion, per thread: less than the second-level
+// cache of today's servers (1 MiB and more), which holds weights and gradients as well. A constant, never the
+// size of the machine's cache: gradients are summed over portions, so bits depend on them.
 inline constexpr int64_t kPortionBytes = 640 << 10;
 
 struct Staging {

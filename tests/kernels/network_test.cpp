@@ -288,6 +288,14 @@ TEST(Network, AnImageTooSmallForALayerIsTheUsersError) {
   }
 }
 
+TEST(Network, AWindowWhosePlacesDoNotFitIntoAByteIsTheUsersError) {
+  const auto pooled = [](int window) {
+    return net("pooled", {1, 40, 40}, {pool("pool1", window), fc("fc1", 2, false)});
+  };
+  EXPECT_NO_THROW(Network(pooled(15), 1, 1));
+  EXPECT_THROW(Network(pooled(16), 1, 1), UserError);
+}
+
 TEST(Network, MustEndWithALinearLayerOfItsClasses) {
   NetworkSpec spec = net("headless", {1, 8, 8}, {conv("conv1", 16, 3, 0, true)});
   EXPECT_THROW(Network(spec, 1, 1), UserError);
