@@ -111,6 +111,25 @@ Dims dims_of(const Desc& desc) {
 #endif
 }
 
+ActivationLayout activation_layout(const Desc& desc) {
+  const Dims dims = dims_of(desc);
+  const ActivationLayout known[] = {
+      {Tag::nChw16c, 16}, {Tag::nChw8c, 8}, {Tag::nChw4c, 4}, {Tag::nchw, 1}, {Tag::nhwc, dims.at(1)}};
+  for (const ActivationLayout& layout : known) {
+    if (make_desc(dims, layout.tag) == desc) return layout;
+  }
+  throw std::runtime_error(
+      fmt::format("activations lie in layout {}, which we have no kernels for", layout_of(desc).tag()));
+}
+
+Desc with_images(const Desc& desc, int64_t images) {
+  Dims dims = dims_of(desc);
+  if (dims[0] == images) return desc;
+  const Tag tag = activation_layout(desc).tag;
+  dims[0] = images;
+  return make_desc(dims, tag);
+}
+
 TensorLayout layout_of(const Desc& desc) {
 #if DNNL_VERSION_MAJOR >= 3
   if (desc.get_format_kind() != dnnl::memory::format_kind::blocked) {
@@ -217,6 +236,11 @@ dnnl::memory make_read_only_memory(const Desc& desc, const dnnl::engine& engine)
   // Kernels take layouts from their own descriptors and only the address from the memory object.
   return make_memory(make_desc({layout_of(desc).padded_elements()}, Tag::a), engine);
 #endif
+}
+
+void move_to(const void* address, dnnl::memory& memory) {
+  // oneDNN 2.x allocates in set_data_handle and looks at the padding, even when nothing changes.
+  if (memory.get_data_handle() != address) memory.set_data_handle(const_cast<void*>(address));
 }
 
 void BoundPrimitive::set(int arg, const dnnl::memory& memory) {

@@ -51,6 +51,18 @@ dnnl::reorder::primitive_desc reorder(const dnnl::engine& engine, const Desc& fr
 
 Dims dims_of(const Desc& desc);
 
+// Layouts of activations that our own kernels understand. In all of them images lie one after another.
+struct ActivationLayout {
+  Tag tag;
+  int64_t channels;  // that lie side by side
+};
+
+// Throws std::runtime_error for any other layout. `desc` has four dimensions.
+ActivationLayout activation_layout(const Desc& desc);
+
+// The same layout for another number of images, of which one portion after another may lie in memory.
+Desc with_images(const Desc& desc, int64_t images);
+
 // Throws std::runtime_error when the descriptor is not a plain or blocked layout with at most
 // TensorLayout::kMaxDims dimensions.
 TensorLayout layout_of(const Desc& desc);
@@ -65,12 +77,16 @@ std::string effective_isa();  // "avx512_core"
 // that a layout was chosen badly.
 bool has_fast_kernels();
 
-// Memory objects without a buffer yet; give them one with dnnl::memory::set_data_handle.
+// Memory objects without a buffer yet; give them one with move_to.
 //
 // oneDNN 2.x documents that it may write zeros into the padding of whatever buffer it is handed. Weights are
 // read by several workers at once and must not be written, so for them the memory object hides the padding.
 dnnl::memory make_memory(const Desc& desc, const dnnl::engine& engine);
 dnnl::memory make_read_only_memory(const Desc& desc, const dnnl::engine& engine);
+
+// Gives a memory object a buffer. oneDNN's interface knows no const: a buffer that must not be written needs
+// a read-only memory object, else oneDNN 2.x writes zeros into its padding right away.
+void move_to(const void* address, dnnl::memory& memory);
 
 // A primitive and its arguments, put together once. Running it goes through the C interface because the C++
 // one builds a new list of arguments in every call.

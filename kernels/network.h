@@ -1,8 +1,8 @@
 // Network: the layers of one worker, each with its oneDNN primitives and its place in the worker's arena.
 //
-// All primitives are made once, for `batch` images. A shard with fewer images fills the rest of the batch
-// with zero images whose loss gradient is zero, so one set of primitives serves every step and algorithms
-// never depend on the size of a step.
+// All primitives are made once, for the portions that the plan's stages say. A shard with fewer images than
+// the plan's batch fills the rest with zero images whose loss gradient is zero, so one set of primitives
+// serves every step and algorithms never depend on the size of a step.
 //
 // Parameters and gradients live outside (in the segment), in the plan's master layouts. Their base pointers
 // are given to each call, because a step reads one generation and the next step the other.
@@ -19,14 +19,18 @@
 #include "kernels/loss.h"
 #include "kernels/network_plan.h"
 #include "kernels/network_spec.h"
+#include "kernels/stage_plan.h"
 
 namespace annulus {
 
 class Network {
  public:
   // Chooses kernels and creates all primitives. Throws UserError where the spec is impossible (an image too
-  // small for a layer: the text names layer and both shapes). Touches no arena memory.
-  Network(const NetworkSpec& spec, int64_t batch, int threads);
+  // small for a layer: the text names layer and both shapes). Touches no arena memory. `images`: in the
+  // largest shard.
+  Network(const NetworkSpec& spec, int64_t images, int threads);
+  // With other portions than plan_stages has for it.
+  Network(const NetworkSpec& spec, const Staging& staging, int threads);
   ~Network();
 
   const NetworkPlan& plan() const;
@@ -41,10 +45,11 @@ class Network {
   // Input of the first layer: batch x channels x height x width floats, plain. Valid after bind_arena.
   std::span<float> input();
 
-  int layers() const;  // as many as the spec has
+  int portions(int stage) const;  // of a stage of plan().stages
 
-  // Runs one layer forward. `weights` is the base of one generation of the parameters.
-  void forward(int layer, const float* weights);
+  // Runs the layers of one stage forward on one portion of the images. `weights` is the base of one
+  // generation of the parameters. Call for each stage in order, and in it for each portion in order.
+  void forward(int stage, int portion, const float* weights);
 
   // Logits of the last forward: batch x classes floats, plain.
   std::span<const float> logits() const;
@@ -53,10 +58,11 @@ class Network {
   // the arena; images behind them get a zero gradient. labels.size() <= batch.
   LossSum loss(std::span<const uint8_t> labels, float scale);
 
-  // Runs one layer backward: writes every element of this layer's parameters' gradients, padding included,
-  // below `gradients`, and the gradient of the layer's input into the arena (unless no layer before has
-  // parameters). Gradients may have been written with non-temporal stores that are not fenced yet.
-  void backward(int layer, const float* weights, float* gradients);
+  // Runs the layers of one stage backward on one portion. Call for each stage from last to first, and in it
+  // for each portion in order. The first portion writes every element of the gradients of the stage's
+  // parameters below `gradients`, padding included, the others add to them: they are complete after the last
+  // portion. Gradients may have been written with non-temporal stores that are not fenced yet.
+  void backward(int stage, int portion, const float* weights, float* gradients);
 
  private:
   class Impl;

@@ -48,6 +48,12 @@ TensorLayout layout_from_json(const json& source) {
 
 }  // namespace
 
+int NetworkPlan::stage_of(int layer) const {
+  int stage = 0;
+  while (layer >= stages.at(stage).first_layer + stages[stage].layers) ++stage;
+  return stage;
+}
+
 uint64_t NetworkPlan::hash() const {
   // json keeps the keys of objects sorted, so equal plans have equal texts.
   const std::string text = json(*this).dump();
@@ -55,14 +61,15 @@ uint64_t NetworkPlan::hash() const {
 }
 
 void to_json(json& json, const NetworkPlan& plan) {
-  json = {{"network", plan.network},
-          {"batch", plan.batch},
-          {"threads", plan.threads},
-          {"isa", plan.isa},
-          {"library", plan.library},
-          {"arena_bytes", plan.arena_bytes},
-          {"parameters", nlohmann::json::array()},
+  json = {{"network", plan.network},           {"batch", plan.batch},
+          {"threads", plan.threads},           {"isa", plan.isa},
+          {"library", plan.library},           {"arena_bytes", plan.arena_bytes},
+          {"stages", nlohmann::json::array()}, {"parameters", nlohmann::json::array()},
           {"kernels", nlohmann::json::array()}};
+  for (const StagePlan& stage : plan.stages) {
+    json["stages"].push_back(
+        {{"first_layer", stage.first_layer}, {"layers", stage.layers}, {"portion", stage.portion}});
+  }
   for (const ParameterPlan& parameter : plan.parameters) {
     json["parameters"].push_back({{"name", parameter.name},
                                   {"layout", layout_to_json(parameter.layout)},
@@ -86,6 +93,10 @@ void from_json(const json& json, NetworkPlan& plan) {
   json.at("isa").get_to(plan.isa);
   json.at("library").get_to(plan.library);
   json.at("arena_bytes").get_to(plan.arena_bytes);
+  for (const auto& source : json.at("stages")) {
+    plan.stages.push_back({source.at("first_layer").get<int>(), source.at("layers").get<int>(),
+                           source.at("portion").get<int64_t>()});
+  }
   for (const auto& source : json.at("parameters")) {
     plan.parameters.push_back({source.at("name").get<std::string>(), layout_from_json(source.at("layout")),
                                source.at("layer").get<int>(), source.at("fan_in").get<int64_t>()});

@@ -30,15 +30,29 @@ struct KernelPlan {
   bool view = false;
 };
 
+// Layers first_layer .. first_layer + layers - 1: all of them process one portion of the images before any
+// processes the next one (kernels/stage_plan.h).
+struct StagePlan {
+  int first_layer = 0;
+  int layers = 1;
+  int64_t portion = 0;  // images
+
+  bool operator==(const StagePlan&) const = default;
+};
+
 struct NetworkPlan {
   std::string network;                    // NetworkSpec::name
-  int64_t batch = 0;                      // images that every primitive is made for (the nominal shard)
+  int64_t batch = 0;                      // images of a pass: the nominal shard, filled up to whole portions
   int threads = 1;                        // threads per worker
   std::string isa;                        // oneDNN's effective instruction set, "avx512_core"
   std::string library;                    // "oneDNN 2.6.3 OpenMP"
+  std::vector<StagePlan> stages;          // in forward's order; every layer is in one
   std::vector<ParameterPlan> parameters;  // in order of use by forward
   std::vector<KernelPlan> kernels;
   int64_t arena_bytes = 0;  // one worker's activations, their gradients, views and scratch, together
+
+  int stage_count() const { return static_cast<int>(stages.size()); }
+  int stage_of(int layer) const;
 
   // xxh64 of the canonical JSON text: equal hashes mean equal layouts, algorithms and instruction set.
   uint64_t hash() const;

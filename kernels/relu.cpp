@@ -11,11 +11,14 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 void mask_gradient(int64_t n, const float* y, float* gradient) {
   const hn::CappedTag<float, 16> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto zero = hn::Zero(d);
-  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
-    const auto open = hn::Gt(hn::Load(d, y + i), zero);
-    hn::Store(hn::IfThenElseZero(open, hn::Load(d, gradient + i)), d, gradient + i);
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto open = hn::Gt(hn::LoadU(d, y + i), zero);
+    hn::StoreU(hn::IfThenElseZero(open, hn::LoadU(d, gradient + i)), d, gradient + i);
   }
+  for (; i < n; ++i) gradient[i] = y[i] > 0 ? gradient[i] : 0.0F;
 }
 
 }  // namespace annulus::HWY_NAMESPACE

@@ -5,8 +5,7 @@
 
 namespace annulus {
 
-// gradient[i] = y[i] > 0 ? gradient[i] : 0, where y is the ReLU's output. n is a multiple of 16; pointers
-// 64-byte aligned.
+// gradient[i] = y[i] > 0 ? gradient[i] : 0 for n elements, where y is the ReLU's output.
 void relu_backward(int64_t n, const float* y, float* gradient);
 
 // The same as a plain loop.

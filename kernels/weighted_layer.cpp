@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "kernels/parallel_for.h"
+#include "kernels/reduce.h"
 #include "kernels/relu.h"
 
 namespace annulus {
@@ -14,11 +15,10 @@ namespace {
 constexpr const char* kForward = "forward";
 constexpr const char* kBackwardData = "backward-data";
 constexpr const char* kBackwardWeights = "backward-weights";
+constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kLineBytes = 64;
 
-int64_t whole_lines(size_t bytes) {
-  return (static_cast<int64_t>(bytes) + kLineBytes - 1) / kLineBytes * kLineBytes;
-}
+int64_t whole_lines(int64_t bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; }
 
 // How good a kernel is by its name: reference loops, matrix multiplication behind copies, code generated for
 // it.
@@ -34,37 +34,55 @@ int kernel_class(const dnnl::primitive_desc& desc) { return kernel_class(onednn:
 }  // namespace
 
 int64_t WeightedLayer::Pass::view_bytes() const {
-  return view_desc ? whole_lines(viewed_desc.get_size()) : 0;
+  return view_desc ? whole_lines(static_cast<int64_t>(viewed_desc.get_size())) : 0;
 }
 
-// Scratch of a pass: the view, then the larger of both primitives' scratchpads.
-int64_t WeightedLayer::Pass::scratch_bytes() const {
-  size_t pad = desc.scratchpad_desc().get_size();
-  if (view_desc) pad = std::max(pad, view_desc->scratchpad_desc().get_size());
-  return view_bytes() + whole_lines(pad);
+int64_t WeightedLayer::Pass::scratchpad_bytes() const {
+  const size_t own = desc.scratchpad_desc().get_size();
+  const size_t views = view_desc ? view_desc->scratchpad_desc().get_size() : 0;
+  return whole_lines(static_cast<int64_t>(std::max(own, views)));
 }
 
 WeightedLayer::WeightedLayer(const LayerContext& context, const LayerSpec& spec,
                              const WeightedLayerPlan& plan, bool mask_gradient)
     : context_(context),
       name_(spec.name),
-      outputs_(spec.out),
       fan_in_(plan.fan_in),
+      bias_count_(spec.out),
       mask_gradient_(mask_gradient),
       src_desc_(plan.src),
       dst_desc_(plan.dst),
       bias_desc_(onednn::make_desc({spec.out}, onednn::Tag::a)) {
   backward_weights_ = choose_writer(plan);
   master_desc_ = backward_weights_.weights_desc;
+  weight_count_ = onednn::layout_of(master_desc_).padded_elements();
   // Both calls need master_desc_ and the dimensions in it.
   forward_ = choose(kForward, plan.forward);
   if (plan.backward_data) backward_data_ = choose(kBackwardData, plan.backward_data);
 
+  src_ = onednn::make_memory(src_desc_, context_.engine);
+  dst_ = onednn::make_memory(dst_desc_, context_.engine);
+  diff_src_ = onednn::make_memory(src_desc_, context_.engine);
+  diff_dst_ = onednn::make_memory(dst_desc_, context_.engine);
   weights_ = onednn::make_read_only_memory(master_desc_, context_.engine);
   bias_ = onednn::make_read_only_memory(bias_desc_, context_.engine);
   diff_weights_ = onednn::make_memory(master_desc_, context_.engine);
   diff_bias_ = onednn::make_memory(bias_desc_, context_.engine);
-  dst_lines_ = whole_lines(dst_desc_.get_size()) / kLineBytes;
+
+  bind_input(forward_, DNNL_ARG_WEIGHTS, weights_);
+  forward_.primitive.set(DNNL_ARG_SRC, src_);
+  forward_.primitive.set(DNNL_ARG_BIAS, bias_);
+  forward_.primitive.set(DNNL_ARG_DST, dst_);
+
+  bind_input(backward_weights_, DNNL_ARG_SRC, src_);
+  backward_weights_.primitive.set(DNNL_ARG_DIFF_DST, diff_dst_);
+  backward_weights_.primitive.set(DNNL_ARG_DIFF_WEIGHTS, diff_weights_);
+  backward_weights_.primitive.set(DNNL_ARG_DIFF_BIAS, diff_bias_);
+
+  if (!backward_data_) return;
+  bind_input(*backward_data_, DNNL_ARG_WEIGHTS, weights_);
+  backward_data_->primitive.set(DNNL_ARG_DIFF_DST, diff_dst_);
+  backward_data_->primitive.set(DNNL_ARG_DIFF_SRC, diff_src_);
 }
 
 WeightedLayer::Pass WeightedLayer::checked(const char* name, dnnl::primitive_desc desc,
@@ -117,12 +135,18 @@ WeightedLayer::Pass WeightedLayer::choose(const char* name, const PassMaker& mak
   return pass;
 }
 
+// Scratch of the backward pass: the view of either part, then one scratchpad for both.
 LayerNeeds WeightedLayer::needs() const {
-  const int64_t data_scratch = backward_data_ ? backward_data_->scratch_bytes() : 0;
-  return {.forward_scratch = forward_.scratch_bytes(),
-          .backward_scratch = std::max(backward_weights_.scratch_bytes(), data_scratch),
-          .keeps_dst = mask_gradient_,
-          .in_place = false};
+  int64_t views = backward_weights_.view_bytes(), scratchpad = backward_weights_.scratchpad_bytes();
+  if (backward_data_) {
+    views += backward_data_->view_bytes();
+    scratchpad = std::max(scratchpad, backward_data_->scratchpad_bytes());
+  }
+  return {.forward_scratch = forward_.view_bytes() + forward_.scratchpad_bytes(),
+          .backward_scratch = views + scratchpad,
+          .gradients = whole_lines(weight_count_ * kFloat) + whole_lines(bias_count_ * kFloat),
+          .reads_src = true,
+          .reads_dst = mask_gradient_};
 }
 
 KernelPlan WeightedLayer::kernel_of(const char* name, const Pass& pass) const {
@@ -139,49 +163,19 @@ void WeightedLayer::describe(int index, NetworkPlan& plan) const {
 }
 
 // Gives the pass its scratchpad and argument `viewed_arg`: the original, or a view of it.
-void WeightedLayer::bind_inputs(Pass& pass, int viewed_arg, const dnnl::memory& original,
-                                void* scratch) const {
-  const auto scratchpad = [&](const dnnl::primitive_desc_base& desc) {
-    void* pad = static_cast<std::byte*>(scratch) + pass.view_bytes();
-    return memory_at(desc.scratchpad_desc(), pad);
-  };
-  pass.primitive.set(DNNL_ARG_SCRATCHPAD, scratchpad(pass.desc));
+void WeightedLayer::bind_input(Pass& pass, int viewed_arg, const dnnl::memory& original) const {
+  pass.scratchpad = onednn::make_memory(pass.desc.scratchpad_desc(), context_.engine);
+  pass.primitive.set(DNNL_ARG_SCRATCHPAD, pass.scratchpad);
   if (!pass.view_desc) {
     pass.primitive.set(viewed_arg, original);
     return;
   }
-  const dnnl::memory view = memory_at(pass.viewed_desc, scratch);
-  pass.primitive.set(viewed_arg, view);
+  pass.viewed = onednn::make_memory(pass.viewed_desc, context_.engine);
+  pass.view_scratchpad = onednn::make_memory(pass.view_desc->scratchpad_desc(), context_.engine);
+  pass.primitive.set(viewed_arg, pass.viewed);
   pass.view.set(DNNL_ARG_FROM, original);
-  pass.view.set(DNNL_ARG_TO, view);
-  pass.view.set(DNNL_ARG_SCRATCHPAD, scratchpad(*pass.view_desc));
-}
-
-dnnl::memory WeightedLayer::memory_at(const onednn::Desc& desc, void* address) const {
-  dnnl::memory memory = onednn::make_memory(desc, context_.engine);
-  memory.set_data_handle(address);
-  return memory;
-}
-
-void WeightedLayer::bind(const LayerBuffers& buffers) {
-  buffers_ = buffers;
-  const dnnl::memory src = memory_at(src_desc_, buffers.src);
-  const dnnl::memory diff_dst = memory_at(dst_desc_, buffers.diff_dst);
-
-  bind_inputs(forward_, DNNL_ARG_WEIGHTS, weights_, buffers.forward_scratch);
-  forward_.primitive.set(DNNL_ARG_SRC, src);
-  forward_.primitive.set(DNNL_ARG_BIAS, bias_);
-  forward_.primitive.set(DNNL_ARG_DST, memory_at(dst_desc_, buffers.dst));
-
-  bind_inputs(backward_weights_, DNNL_ARG_SRC, src, buffers.backward_scratch);
-  backward_weights_.primitive.set(DNNL_ARG_DIFF_DST, diff_dst);
-  backward_weights_.primitive.set(DNNL_ARG_DIFF_WEIGHTS, diff_weights_);
-  backward_weights_.primitive.set(DNNL_ARG_DIFF_BIAS, diff_bias_);
-
-  if (!backward_data_) return;
-  bind_inputs(*backward_data_, DNNL_ARG_WEIGHTS, weights_, buffers.backward_scratch);
-  backward_data_->primitive.set(DNNL_ARG_DIFF_DST, diff_dst);
-  backward_data_->primitive.set(DNNL_ARG_DIFF_SRC, memory_at(src_desc_, buffers.diff_src));
+  pass.view.set(DNNL_ARG_TO, pass.viewed);
+  pass.view.set(DNNL_ARG_SCRATCHPAD, pass.view_scratchpad);
 }
 
 void WeightedLayer::set_parameter_offsets(std::span<const int64_t> offsets) {
@@ -189,32 +183,65 @@ void WeightedLayer::set_parameter_offsets(std::span<const int64_t> offsets) {
   bias_offset_ = offsets[1];
 }
 
-void WeightedLayer::run(const Pass& pass) const {
-  if (pass.view_desc) pass.view.run(context_.stream);
+void WeightedLayer::run(Pass& pass, const Scratch& scratch, bool make_view) const {
+  onednn::move_to(scratch.pad, pass.scratchpad);
+  if (pass.view_desc && make_view) {
+    onednn::move_to(scratch.view, pass.viewed);
+    onednn::move_to(scratch.pad, pass.view_scratchpad);
+    pass.view.run(context_.stream);
+  }
   pass.primitive.run(context_.stream);
 }
 
-void WeightedLayer::forward(const float* weights) {
-  // oneDNN's interface knows no const; make_read_only_memory keeps it from writing.
-  weights_.set_data_handle(const_cast<float*>(weights + weights_offset_));
-  bias_.set_data_handle(const_cast<float*>(weights + bias_offset_));
-  run(forward_);
+void WeightedLayer::forward(const Portion& portion, const float* weights) {
+  auto* const scratch = static_cast<std::byte*>(portion.scratch);
+  onednn::move_to(portion.src, src_);
+  onednn::move_to(portion.dst, dst_);
+  onednn::move_to(weights + weights_offset_, weights_);
+  onednn::move_to(weights + bias_offset_, bias_);
+  run(forward_, {scratch, scratch + forward_.view_bytes()}, portion.first);
 }
 
-void WeightedLayer::backward(const float* weights, float* gradients) {
-  if (mask_gradient_) {
-    const auto* dst = static_cast<const float*>(buffers_.dst);
-    auto* diff_dst = static_cast<float*>(buffers_.diff_dst);
-    parallel_for(context_.threads, dst_lines_, [&](int64_t begin, int64_t end) {
-      relu_backward(16 * (end - begin), dst + 16 * begin, diff_dst + 16 * begin);
-    });
+void WeightedLayer::mask_by_relu(const Portion& portion) const {
+  const auto* dst = static_cast<const float*>(portion.dst);
+  auto* diff_dst = static_cast<float*>(portion.diff_dst);
+  const auto elements = static_cast<int64_t>(dst_desc_.get_size() / sizeof(float));
+  parallel_for(context_.threads, elements, [&](int64_t begin, int64_t end) {
+    relu_backward(end - begin, dst + begin, diff_dst + begin);
+  });
+}
+
+void WeightedLayer::add_to(float* sum, const float* addend, int64_t count) const {
+  parallel_for(context_.threads, count, [&](int64_t begin, int64_t end) {
+    add(end - begin, sum + begin, addend + begin, sum + begin);
+  });
+}
+
+void WeightedLayer::backward(const Portion& portion, const float* weights, float* gradients) {
+  if (mask_gradient_) mask_by_relu(portion);
+  float* const sum_weights = gradients + weights_offset_;
+  float* const sum_bias = gradients + bias_offset_;
+  // oneDNN cannot add, so later portions write beside the sum.
+  float* const own_weights = portion.first ? sum_weights : static_cast<float*>(portion.gradients);
+  float* const own_bias =
+      portion.first ? sum_bias : own_weights + whole_lines(weight_count_ * kFloat) / kFloat;
+
+  auto* const input_view = static_cast<std::byte*>(portion.scratch);
+  auto* const weights_view = input_view + backward_weights_.view_bytes();
+  auto* const pad = weights_view + (backward_data_ ? backward_data_->view_bytes() : 0);
+  onednn::move_to(portion.src, src_);
+  onednn::move_to(portion.diff_dst, diff_dst_);
+  onednn::move_to(own_weights, diff_weights_);
+  onednn::move_to(own_bias, diff_bias_);
+  run(backward_weights_, {input_view, pad}, true);
+  if (!portion.first) {
+    add_to(sum_weights, own_weights, weight_count_);
+    add_to(sum_bias, own_bias, bias_count_);
   }
-  diff_weights_.set_data_handle(gradients + weights_offset_);
-  diff_bias_.set_data_handle(gradients + bias_offset_);
-  run(backward_weights_);
   if (!backward_data_) return;
-  weights_.set_data_handle(const_cast<float*>(weights + weights_offset_));
-  run(*backward_data_);
+  onednn::move_to(weights + weights_offset_, weights_);
+  onednn::move_to(portion.diff_src, diff_src_);
+  run(*backward_data_, {weights_view, pad}, portion.first);
 }
 
 }  // namespace annulus

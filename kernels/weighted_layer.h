@@ -38,10 +38,9 @@ class WeightedLayer final : public Layer {
   const dnnl::memory::desc& dst_desc() const override { return dst_desc_; }
   LayerNeeds needs() const override;
   void describe(int index, NetworkPlan& plan) const override;
-  void bind(const LayerBuffers& buffers) override;
   void set_parameter_offsets(std::span<const int64_t> offsets) override;
-  void forward(const float* weights) override;
-  void backward(const float* weights, float* gradients) override;
+  void forward(const Portion& portion, const float* weights) override;
+  void backward(const Portion& portion, const float* weights, float* gradients) override;
 
  private:
   // One pass: its primitive, and the reorder before it where it reads a view.
@@ -52,32 +51,40 @@ class WeightedLayer final : public Layer {
     std::optional<dnnl::primitive_desc_base> view_desc;
     onednn::BoundPrimitive primitive;
     onednn::BoundPrimitive view;
+    dnnl::memory viewed, scratchpad, view_scratchpad;
 
-    int64_t view_bytes() const;  // whole cache lines
-    int64_t scratch_bytes() const;
+    // Whole cache lines.
+    int64_t view_bytes() const;
+    int64_t scratchpad_bytes() const;
+  };
+
+  // Where a pass has its view and its scratchpad.
+  struct Scratch {
+    std::byte* view;
+    std::byte* pad;
   };
 
   Pass choose_writer(const WeightedLayerPlan& plan) const;
   Pass choose(const char* name, const PassMaker& make) const;
   Pass checked(const char* name, dnnl::primitive_desc desc, const onednn::Desc& weights) const;
   void add_view(Pass& pass, const onednn::Desc& from, const onednn::Desc& to) const;
-  void bind_inputs(Pass& pass, int viewed_arg, const dnnl::memory& original, void* scratch) const;
-  dnnl::memory memory_at(const onednn::Desc& desc, void* address) const;
-  void run(const Pass& pass) const;
+  void bind_input(Pass& pass, int viewed_arg, const dnnl::memory& original) const;
+  void run(Pass& pass, const Scratch& scratch, bool make_view) const;
+  void mask_by_relu(const Portion& portion) const;
+  void add_to(float* sum, const float* addend, int64_t count) const;
   KernelPlan kernel_of(const char* name, const Pass& pass) const;
 
   LayerContext context_;
   std::string name_;
-  int64_t outputs_, fan_in_;
+  int64_t fan_in_, weight_count_, bias_count_;  // counts of stored elements
   bool mask_gradient_;
   onednn::Desc src_desc_, dst_desc_, master_desc_, bias_desc_;
   Pass backward_weights_, forward_;
   std::optional<Pass> backward_data_;
 
+  dnnl::memory src_, dst_, diff_src_, diff_dst_;
   dnnl::memory weights_, bias_, diff_weights_, diff_bias_;
   int64_t weights_offset_ = 0, bias_offset_ = 0;
-  LayerBuffers buffers_;
-  int64_t dst_lines_ = 0;  // cache lines of 16 floats that dst occupies
 };
 
 }  // namespace annulus

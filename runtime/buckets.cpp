@@ -58,9 +58,11 @@ BucketPlan plan_buckets(const NetworkPlan& plan, int64_t bucket_bytes) {
   return buckets;
 }
 
-std::vector<std::vector<int>> BucketPlan::buckets_by_layer(const NetworkPlan& plan, int layers) const {
-  std::vector<std::vector<int>> result(layers);
-  for (std::size_t i = 0; i < bucket_of.size(); ++i) result[plan.parameters[i].layer].push_back(bucket_of[i]);
+std::vector<std::vector<int>> BucketPlan::buckets_by_stage(const NetworkPlan& plan) const {
+  std::vector<std::vector<int>> result(plan.stages.size());
+  for (std::size_t i = 0; i < bucket_of.size(); ++i) {
+    result[plan.stage_of(plan.parameters[i].layer)].push_back(bucket_of[i]);
+  }
   for (std::vector<int>& list : result) {
     std::sort(list.begin(), list.end());
     list.erase(std::unique(list.begin(), list.end()), list.end());

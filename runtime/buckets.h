@@ -21,8 +21,8 @@ struct BucketPlan {
   std::vector<int64_t> offsets;  // per parameter: elements from the base
   int64_t elements = 0;          // of any array of parameters, padding included
 
-  // Buckets that a layer's forward reads, for all layers below `layers`; bucket numbers ascend.
-  std::vector<std::vector<int>> buckets_by_layer(const NetworkPlan& plan, int layers) const;
+  // Buckets that the forward pass of each stage reads; bucket numbers ascend.
+  std::vector<std::vector<int>> buckets_by_stage(const NetworkPlan& plan) const;
 };
 
 // Fills buckets of at most `bucket_bytes` with parameters in reverse order of use (a parameter larger than

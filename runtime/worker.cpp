@@ -11,6 +11,17 @@
 #include "telemetry/check.h"
 
 namespace annulus {
+namespace {
+
+// Starts loading an image that is read soon: images of a batch lie all over the data set, where the processor
+// cannot foresee them.
+void prefetch(std::span<const uint8_t> image) {
+  constexpr std::size_t kLineBytes = 64;
+  for (std::size_t i = 0; i < image.size(); i += kLineBytes) __builtin_prefetch(&image[i]);
+  __builtin_prefetch(&image.back());  // on a line of its own where the image starts inside one
+}
+
+}  // namespace
 
 Worker::Worker(const RunPlan& run, const Segment& segment, int rank, std::function<void()> notify)
     : run_(run),
@@ -67,7 +78,7 @@ void Worker::prepare() {
   part_.arena_address.store(reinterpret_cast<uint64_t>(arena_.bytes().data()), std::memory_order_relaxed);
   part_.arena_bytes.store(arena_.bytes().size(), std::memory_order_relaxed);
   labels_.resize(nominal_shard(run_.config));
-  buckets_by_layer_ = run_.buckets.buckets_by_layer(run_.network, network_->layers());
+  buckets_by_stage_ = run_.buckets.buckets_by_stage(run_.network);
   waiter_.beat();
 
   const SegmentPlan& plan = segment_.plan();
@@ -166,8 +177,14 @@ void Worker::load_images(const StepImages& images, const ShardRange& part) {
   const int64_t pixels = info.shape.pixels();
   const Permutation order(run_.config.seed, images.epoch, info.train_count);
   float* out = network_->input().data();
+  const int64_t first = images.begin + part.begin;
+  uint64_t next = order(first);
   for (int64_t i = 0; i < part.count(); ++i) {
-    const uint64_t image = order(images.begin + part.begin + i);
+    const uint64_t image = next;
+    if (i + 1 < part.count()) {
+      next = order(first + i + 1);
+      prefetch(data_.train_images.subspan(next * pixels, pixels));
+    }
     ImageShift shift;
     if (run_.config.augment) {
       shift = augmentation(run_.config.seed, images.epoch, image, info.crop_padding, info.flip_allowed);
@@ -181,12 +198,14 @@ void Worker::load_images(const StepImages& images, const ShardRange& part) {
 }
 
 void Worker::forward(uint32_t step, const float* weights, bool wait_for_updates) {
-  for (int layer = 0; layer < network_->layers(); ++layer) {
+  for (int stage = 0; stage < run_.network.stage_count(); ++stage) {
     if (wait_for_updates) {
-      for (const int bucket : buckets_by_layer_[layer]) versions_.wait_bucket(waiter_, bucket, step - 1);
+      for (const int bucket : buckets_by_stage_[stage]) versions_.wait_bucket(waiter_, bucket, step - 1);
     }
-    network_->forward(layer, weights);
-    waiter_.beat();
+    for (int portion = 0; portion < network_->portions(stage); ++portion) {
+      network_->forward(stage, portion, weights);
+      waiter_.beat();
+    }
   }
 }
 
@@ -194,10 +213,16 @@ void Worker::backward(const float* weights, const RankSum::Shard& shard, bool em
   float* gradients = segment_.gradients(rank_, shard.buffer);
   if (empty) std::fill_n(gradients, run_.buckets.elements, 0.0f);
   int next_bucket = 0;
-  for (int layer = network_->layers() - 1; layer >= 0; --layer) {
-    if (!empty) network_->backward(layer, weights, gradients);
-    waiter_.beat();
-    while (next_bucket < versions_.buckets() && run_.buckets.first_layer[next_bucket] == layer) {
+  for (int stage = run_.network.stage_count() - 1; stage >= 0; --stage) {
+    const int portions = network_->portions(stage);
+    for (int portion = 0; portion < portions; ++portion) {
+      if (!empty) network_->backward(stage, portion, weights, gradients);
+      waiter_.beat();
+      // Publish the stage's gradients before taking others' up.
+      if (last && portion + 1 < portions) exchange_->progress();
+    }
+    const int first_layer = run_.network.stages[stage].first_layer;
+    while (next_bucket < versions_.buckets() && run_.buckets.first_layer[next_bucket] >= first_layer) {
       finish_bucket(next_bucket++, shard, last);
     }
     if (last) exchange_->progress();

@@ -49,7 +49,7 @@ class Worker {
   Waiter waiter_;
   RankSum sum_plan_;
   DatasetView data_;
-  std::vector<std::vector<int>> buckets_by_layer_;
+  std::vector<std::vector<int>> buckets_by_stage_;
 
   std::unique_ptr<Network> network_;
   Arena arena_;

@@ -21,7 +21,9 @@ namespace annulus {
 class NetworkHarness {
  public:
   NetworkHarness(const NetworkSpec& spec, int64_t batch, int threads = 1)
-      : spec_(spec), network_(spec, batch, threads) {
+      : NetworkHarness(spec, plan_stages(spec, batch, threads), threads) {}
+  NetworkHarness(const NetworkSpec& spec, const Staging& staging, int threads = 1)
+      : spec_(spec), network_(spec, staging, threads) {
     for (const ParameterPlan& parameter : plan().parameters) {
       offsets_.push_back(elements_);
       elements_ += (parameter.layout.padded_elements() + 63) / 64 * 64;
@@ -71,10 +73,16 @@ class NetworkHarness {
   LossSum step(int64_t images, float scale) {
     auto input = network_.input();
     std::fill(input.begin() + images * spec_.input.pixels(), input.end(), 0.0F);
-    for (int k = 0; k < network_.layers(); ++k) network_.forward(k, weights_);
+    for (int stage = 0; stage < plan().stage_count(); ++stage) {
+      for (int k = 0; k < network_.portions(stage); ++k) network_.forward(stage, k, weights_);
+    }
     logits_.assign(network_.logits().begin(), network_.logits().end());
     const LossSum sum = network_.loss(std::span(labels_).first(images), scale);
-    for (int k = network_.layers() - 1; k >= 0; --k) network_.backward(k, weights_, gradients_.data());
+    for (int stage = plan().stage_count() - 1; stage >= 0; --stage) {
+      for (int k = 0; k < network_.portions(stage); ++k) {
+        network_.backward(stage, k, weights_, gradients_.data());
+      }
+    }
     return sum;
   }
 

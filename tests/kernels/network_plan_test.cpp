@@ -17,6 +17,7 @@ NetworkPlan make_plan() {
   plan.isa = "avx512_core";
   plan.library = "oneDNN 2.6.3 OpenMP";
   plan.arena_bytes = 4096;
+  plan.stages = {{0, 2, 8}, {2, 1, 64}};
   plan.parameters = {
       {"conv1.weight", onednn::layout_of(onednn::make_desc({33, 17, 3, 3}, onednn::Tag::OIhw16i16o)), 0, 153},
       {"conv1.bias", TensorLayout::plain(std::vector<int64_t>{33}), 0, 153}};
@@ -32,13 +33,14 @@ TEST(NetworkPlan, SurvivesTheWayThroughJson) {
   EXPECT_EQ(nlohmann::json(back).dump(), text);
   EXPECT_EQ(back.hash(), plan.hash());
   EXPECT_EQ(back.batch, 64);
+  EXPECT_EQ(back.stages, plan.stages);
   EXPECT_EQ(back.parameters[0].layout, plan.parameters[0].layout);
   EXPECT_EQ(back.parameters[1].fan_in, 153);
   EXPECT_TRUE(back.kernels[1].view);
 }
 
 // The hash travels between processes and into the records of runs, so a change of it is a change of format.
-TEST(NetworkPlan, HashIsTheSameInEveryBuild) { EXPECT_EQ(make_plan().hash(), 13718904473522978829U); }
+TEST(NetworkPlan, HashIsTheSameInEveryBuild) { EXPECT_EQ(make_plan().hash(), 721887781380601987U); }
 
 TEST(NetworkPlan, HashSeesEveryField) {
   const uint64_t hash = make_plan().hash();
@@ -53,9 +55,19 @@ TEST(NetworkPlan, HashSeesEveryField) {
   EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.isa = "avx2"; }));
   EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.library = "oneDNN 3.7.0 OpenMP"; }));
   EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.arena_bytes = 64; }));
+  EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.stages[0].portion = 4; }));
+  EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.stages.pop_back(); }));
   EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.parameters[0].layout.strides[1] *= 2; }));
   EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.kernels[0].implementation = "ref"; }));
   EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.kernels[1].view = false; }));
+}
+
+TEST(NetworkPlan, KnowsTheStageOfEachLayer) {
+  const NetworkPlan plan = make_plan();
+  EXPECT_EQ(plan.stage_count(), 2);
+  EXPECT_EQ(plan.stage_of(0), 0);
+  EXPECT_EQ(plan.stage_of(1), 0);
+  EXPECT_EQ(plan.stage_of(2), 1);
 }
 
 TEST(NetworkPlan, RefusesALayoutWithTooManyDimensions) {

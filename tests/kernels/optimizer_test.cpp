@@ -107,6 +107,18 @@ TEST(Add, HasTheBitsOfThePlainLoopOnEveryTarget) {
   });
 }
 
+TEST(Add, TakesAnyNumberOfElementsAnywhere) {
+  const AlignedFloats a = random_floats(16), b = random_floats(17);
+  for_each_target([&] {
+    for (int64_t n = 0; n <= 40; ++n) {
+      AlignedFloats expected(kElements, 0.0F), sum(kElements, 0.0F);
+      add_reference(n, a.data() + 1, b.data() + 3, expected.data() + 1);
+      add(n, a.data() + 1, b.data() + 3, sum.data() + 1);
+      EXPECT_EQ(sum, expected) << n;
+    }
+  });
+}
+
 TEST(Add, MayWriteOverEitherAddend) {
   const AlignedFloats a = random_floats(14), b = random_floats(15);
   AlignedFloats expected(kElements), left = a, right = b;

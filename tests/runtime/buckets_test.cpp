@@ -141,12 +141,14 @@ TEST(Buckets, a_layers_parameters_are_together_in_the_last_bucket_or_not_in_it_a
   EXPECT_EQ(plan.bucket_of, (std::vector{1, 0, 0, 0, 0}));
 }
 
-TEST(Buckets, a_layer_reads_every_bucket_that_one_of_its_parameters_is_in) {
-  const NetworkPlan network = network_of({{0, 8192}, {2, 8192}, {2, 8192}, {3, 8192}});
+TEST(Buckets, a_stage_reads_every_bucket_that_one_of_its_parameters_is_in) {
+  NetworkPlan network = network_of({{0, 8192}, {2, 8192}, {2, 8192}, {3, 8192}});
   const BucketPlan plan = plan_buckets(network, 65536);
   ASSERT_EQ(plan.bucket_of, (std::vector{1, 1, 0, 0}));
-  const auto lists = plan.buckets_by_layer(network, 5);
-  EXPECT_EQ(lists, (std::vector<std::vector<int>>{{1}, {}, {0, 1}, {0}, {}}));
+  network.stages = {{0, 1}, {1, 1}, {2, 1}, {3, 1}, {4, 1}};
+  EXPECT_EQ(plan.buckets_by_stage(network), (std::vector<std::vector<int>>{{1}, {}, {0, 1}, {0}, {}}));
+  network.stages = {{0, 3}, {3, 1}, {4, 1}};
+  EXPECT_EQ(plan.buckets_by_stage(network), (std::vector<std::vector<int>>{{0, 1}, {0}, {}}));
 }
 
 }  // namespace

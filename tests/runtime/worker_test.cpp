@@ -317,6 +317,40 @@ TEST(Training, has_the_same_bits_on_any_number_of_ranks_with_equal_shards) {
   }
 }
 
+// Images so large that a portion of the trunk is one of them.
+NetworkSpec large_images() {
+  return {.name = "large images",
+          .input = {1, 150, 150},
+          .classes = kClasses,
+          .layers = {{.kind = LayerKind::kConvolution, .name = "conv1", .out = 5, .kernel = 3, .relu = true},
+                     {.kind = LayerKind::kMaxPool, .name = "pool1", .kernel = 15},
+                     {.kind = LayerKind::kLinear, .name = "fc1", .out = kClasses}}};
+}
+
+TEST(Training, in_portions_has_the_same_bits_on_any_number_of_ranks_with_equal_shards) {
+  uint64_t expected = 0;
+  for (const int workers : {1, 2, 3, 4}) {
+    Training training(large_images(), config_of(workers, 5, 9));
+    ASSERT_EQ(training.run().network.stages[0], (StagePlan{0, 2, 1}));
+    ASSERT_EQ(training.run().network.batch, 3);
+    ASSERT_EQ(training.train(), "");
+    if (workers == 1) expected = training.checksum();
+    EXPECT_EQ(training.checksum(), expected) << workers << " ranks";
+  }
+}
+
+// Twelve portions in one shard, and one in each of twelve shards: the same sums in another order.
+TEST(Training, in_portions_agrees_with_training_in_shards) {
+  Training portions(large_images(), config_of(1, 1, kSteps)),
+      shards(large_images(), config_of(1, 12, kSteps));
+  ASSERT_EQ(portions.train(), "");
+  ASSERT_EQ(shards.train(), "");
+  const auto a = portions.weights(), b = shards.weights();
+  for (std::size_t p = 0; p < a.size(); ++p) {
+    for (std::size_t i = 0; i < a[p].size(); ++i) ASSERT_NEAR(a[p][i], b[p][i], kBound);
+  }
+}
+
 TEST(Training, with_ring_has_the_same_bits_from_run_to_run) {
   TrainConfig config = config_of(3, 12, 9);
   config.algorithm = "ring";

@@ -1,0 +1,37 @@
+// Stages: runs of layers that a network goes through portion by portion.
+//
+// The trunk, the leading layers that treat images one by one (convolutions and pooling), is one stage: all of
+// its layers process one portion of the images, then all of them the next one. What passes between its layers
+// then stays in the second-level cache, which the activations of a whole shard are far too large for. Linear
+// layers want many images at a time, to read their weights once; each is a stage of its own, with one
+// portion.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/network_plan.h"
+#include "kernels/network_spec.h"
+
+namespace annulus {
+
+// Room for what one layer of the trunk reads and writes for a portion, per thread: less than the second-level
+// cache of today's servers (1 MiB and more), which holds weights and gradients as well. A constant, never the
+// size of the machine's cache: gradients are summed over portions, so bits depend on them.
+inline constexpr int64_t kPortionBytes = 640 << 10;
+
+struct Staging {
+  int64_t batch = 0;  // images that the network is made for: a multiple of every stage's portion
+  std::vector<StagePlan> stages;
+};
+
+// Images in a portion: at most `most` and at least half as many (all where `images` <= `most`), so that the
+// fewest images are needed to fill up the last portion; the larger one of equals. images, most >= 1.
+int64_t choose_portion(int64_t images, int64_t most);
+
+// The stages of a network for shards of `images` images. Throws UserError where an image is too small for a
+// layer.
+Staging plan_stages(const NetworkSpec& spec, int64_t images, int threads,
+                    int64_t portion_bytes = kPortionBytes);
+
+}  // namespace annulus
