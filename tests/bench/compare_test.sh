@@ -63,7 +63,7 @@ everything_works() {
   rm -rf "$work/peers" "$work/log" "$work/rounds" && mkdir -p "$work/empty" "$work/peers"
   # 4K takes 30, 10 and 20 in the three rounds. A shared result takes 1, and bf16 nothing: neither is like the peers'.
   fake "$work/annulus" "
-    if [[ \$1 == --version ]]; then echo 'annulus 1.2.3'; exit; fi
+    if [[ \$1 == --version ]]; then printf 'annulus 1.2.3\ncommit:     abc-dirty\n'; exit; fi
     echo \"annulus \$*\" >>$work/log
     if [[ \$2 == train ]]; then printf '{\"model\": \"%s\", \"images_per_s\": 300}\n' \$4; exit; fi
     echo >>$work/rounds
@@ -89,7 +89,9 @@ everything_works() {
 everything_works
 compare --bytes 4K,1M
 expect "all systems that work end with 0" ends_with 0
-expect "the header tells the version and the peers" shows "peers: Gloo, torch 9.8.7, Open MPI 5.5, MPICH 6.6"
+expect "the header tells the version" shows "annulus: annulus 1.2.3"
+expect "and its commit" shows "commit: abc-dirty"
+expect "and the peers" shows "peers: Gloo, torch 9.8.7, Open MPI 5.5, MPICH 6.6"
 expect "the columns are the sizes" shows "result in each rank's buffer 4K 1M"
 expect "a figure is the median over rounds" shows "Annulus direct, private 20.0 200"
 expect "below it is the range over rounds" shows "10.0..30.0 200..200"
@@ -138,14 +140,16 @@ expect "Annulus is compared with the better one" shows "Annulus / best peer 2.00
 
 # A peer that fails, one that hangs with a child in a session of its own, and one whose lines cannot be read.
 everything_works
-fake_torch "printf '$line' 4096 50; echo 'last words of torch' >&2; exit 3"
+fake_torch "printf '$line' 4096 50; { echo 'last words of torch'
+  echo 'E1121 16:36:09.4 19 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 1)'
+  seq 20; } >&2; exit 3"
 fake_mpi a 'mpirun (Open MPI) 5.5' "trap '' TERM; echo \$\$ >>$work/pids
   setsid bash -c 'echo \$\$ >>$work/pids; sleep 1000' & sleep 1000"
 fake_mpi c 'Intel(R) MPI Library for Linux* OS, Version 2021.1 Build 1' "echo '{\"bytes\": 4096}'"
 compare --bytes 4K,1M --timeout 3
 expect "a failed peer ends it with 1" ends_with 1
 expect "the failure has its exit code" says "FAILED: Gloo, torch 9.8.7 ended with code 3"
-expect "and its last lines" says "last words of torch"
+expect "and its last lines, without its launcher's" says "last words of torch"
 expect "what it measured before is shown" shows "Gloo, torch 9.8.7 50.0 -"
 expect "a hanging peer is stopped" says "FAILED: Open MPI 5.5 stopped: still running after 3 s"
 expect "with all its processes" none_alive
