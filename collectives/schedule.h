@@ -3,7 +3,8 @@
 // side without a process.
 //
 // A schedule is a list of actions in order. Its first `announce` actions are posts of the rank's own input,
-// which depend on nobody.
+// which depend on nobody. They may be done before schedules that were started earlier have ended, so no ring
+// may carry both announcements and later posts.
 //
 //   post     tells `peer` that `place` holds what is due: one descriptor
 //   await    takes the descriptor of `place` from `peer`
