@@ -16,6 +16,8 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
+#include <tuple>
 #include <vector>
 
 #include "collectives/descriptor.h"
@@ -45,8 +47,9 @@ struct Action {
   int32_t peer = 0;
   uint32_t round = 0, chunk = 0, slice = 0;
   Place place = {}, to = {};
-  int64_t count = 0;  // elements
-  int32_t sum = 0;    // index into Schedule::sums
+  int64_t count = 0;   // elements
+  int32_t sum = 0;     // index into Schedule::sums
+  bool again = false;  // post: an earlier post was of the same place
 };
 
 // A sum over `count` elements, given by the action.
@@ -100,6 +103,7 @@ class ScheduleBuilder {
  private:
   int rank_;
   Schedule schedule_;
+  std::set<std::tuple<Space, int32_t, int32_t, int64_t>> posted_;
 };
 
 // Posts in `schedule` to each of `ranks` ranks.
