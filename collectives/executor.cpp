@@ -113,7 +113,9 @@ bool Executor::post(const Run& run, const Action& action) {
   if (!sender.can_send()) return false;
   const Binding& binding = *run.binding;
   const Descriptor descriptor = describe(run, action, rank_);
-  if (action.place.rank == rank_ && binding.is_private(action.place.space) && action.count > 0) {
+  // Once, for the first reader: it reads while others are being told.
+  if (action.place.rank == rank_ && binding.is_private(action.place.space) && action.count > 0 &&
+      !action.again) {
     annulus::copy(static_cast<int64_t>(descriptor.length), binding.address(action.place, rank_),
                   binding.shared_address(action.place), binding.store);
   }

@@ -37,10 +37,12 @@ void ring_reduce(ScheduleBuilder& builder, const Reduction& reduction) {
       builder.post(right, payload(rank, 0, at), count, label(type(0), 0, chunk, slice));
     });
   }
-  builder.end_announcement();
+  // With more ranks the ring carries later rounds too, which the next bucket's announcement would overtake.
+  if (ranks <= 2) builder.end_announcement();
   if (ranks == 1 && reduction.slices[0].count() > 0) {
-    builder.sum({builder.input(0, 0)}, plan_tree_sum(1, 1), reduction.destinations(0, 0),
-                reduction.slices[0].count(), true);
+    const ShardRange all = reduction.slices[0];
+    builder.sum({builder.input(0, all.begin)}, plan_tree_sum(1, 1), reduction.destinations(0, all.begin),
+                all.count(), true);
   }
   for (int round = 0; round < ranks - 1; ++round) {
     const int slice = sent_by(left, round);

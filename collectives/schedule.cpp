@@ -4,20 +4,29 @@
 
 namespace annulus {
 
+namespace {
+
+Action message(Action::Kind kind, int peer, const Place& place, int64_t count,
+               const ScheduleBuilder::Label& label) {
+  return {.kind = kind,
+          .type = label.type,
+          .peer = peer,
+          .round = label.round,
+          .chunk = label.chunk,
+          .slice = label.slice,
+          .place = place,
+          .count = count};
+}
+
+}  // namespace
+
 void ScheduleBuilder::post(int peer, const Place& place, int64_t count, const Label& label) {
-  schedule_.actions.push_back({.kind = Action::Kind::kPost,
-                               .type = label.type,
-                               .peer = peer,
-                               .round = label.round,
-                               .chunk = label.chunk,
-                               .slice = label.slice,
-                               .place = place,
-                               .count = count});
+  schedule_.actions.push_back(message(Action::Kind::kPost, peer, place, count, label));
+  schedule_.actions.back().again = !posted_.insert({place.space, place.rank, place.part, place.at}).second;
 }
 
 void ScheduleBuilder::await(int peer, const Place& place, int64_t count, const Label& label) {
-  post(peer, place, count, label);
-  schedule_.actions.back().kind = Action::Kind::kAwait;
+  schedule_.actions.push_back(message(Action::Kind::kAwait, peer, place, count, label));
 }
 
 void ScheduleBuilder::release(int peer) {

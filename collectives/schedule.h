@@ -3,7 +3,8 @@
 // side without a process.
 //
 // A schedule is a list of actions in order. Its first `announce` actions are posts of the rank's own input,
-// which depend on nobody.
+// which depend on nobody. They may be done before schedules that were started earlier have ended, so no ring
+// may carry both announcements and later posts.
 //
 //   post     tells `peer` that `place` holds what is due: one descriptor
 //   await    takes the descriptor of `place` from `peer`
@@ -15,6 +16,8 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
+#include <tuple>
 #include <vector>
 
 #include "collectives/descriptor.h"
@@ -44,8 +47,9 @@ struct Action {
   int32_t peer = 0;
   uint32_t round = 0, chunk = 0, slice = 0;
   Place place = {}, to = {};
-  int64_t count = 0;  // elements
-  int32_t sum = 0;    // index into Schedule::sums
+  int64_t count = 0;   // elements
+  int32_t sum = 0;     // index into Schedule::sums
+  bool again = false;  // post: an earlier post was of the same place
 };
 
 // A sum over `count` elements, given by the action.
@@ -99,6 +103,7 @@ class ScheduleBuilder {
  private:
   int rank_;
   Schedule schedule_;
+  std::set<std::tuple<Space, int32_t, int32_t, int64_t>> posted_;
 };
 
 // Posts in `schedule` to each of `ranks` ranks.
