@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/statistics.h"
+#include "collectives/store_chooser.h"
 #include "kernels/optimizer.h"
 #include "launcher/domains.h"
 #include "launcher/limits.h"
@@ -17,7 +18,7 @@
 namespace annulus {
 namespace {
 
-constexpr int kRounds = 15, kWarmupRounds = 3;
+constexpr int kRounds = 15, kWarmupRounds = 9;  // while kinds of stores are tried
 
 // One bucket of `bytes`, as a training step exchanges it.
 SegmentInputs inputs_for(int ranks, int64_t bytes) {
@@ -53,12 +54,14 @@ RankTimes run_rank(const Segment& segment, const SegmentInputs& inputs, const Wa
   Waiter waiter(segment.header().wait, segment.controls(), rank, waiting);
   Versions versions = segment.versions();
   uint32_t step = 0;
-  const Store store = store_of_state(inputs.buckets.elements);
+  UpdateStores stores;
+  stores.moments = store_of_moments(inputs.buckets.elements);
+  StoreChooser chooser;
   Exchange exchange(inputs.exchange(), segment.exchange_memory(), versions, waiter,
                     [&](int64_t at, int64_t count, const float* sum) {
                       const int from = (step - 1) % 2, to = step % 2;
                       sgd_update(sgd, count, sum, segment.weights(from) + at, segment.moments(from) + at,
-                                 segment.weights(to) + at, segment.moments(to) + at, store);
+                                 segment.weights(to) + at, segment.moments(to) + at, stores);
                     });
   const ShardRange blocks = slice_of(rank, inputs.ranks, inputs.buckets.extents[0]);
   const ShardRange slice{blocks.begin * kBlockElements, blocks.end * kBlockElements};
@@ -72,11 +75,13 @@ RankTimes run_rank(const Segment& segment, const SegmentInputs& inputs, const Wa
     waiter.wake_all();
     versions.wait_all(waiter, step);
     exchange.begin(++step);
+    stores.weights = chooser.choose(inputs.buckets.elements);
     const int64_t begin = now_ns();
     exchange.publish();
     exchange.finish();
     versions.wait_all(waiter, step);
     const int64_t end = now_ns();
+    chooser.took(inputs.buckets.elements, end - begin);
     const int64_t copied = time_copy(segment, slice);
     if (round >= 0) times.update_ns[round] = end - begin, times.copy_ns[round] = copied;
   }

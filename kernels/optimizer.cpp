@@ -13,15 +13,15 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // Multiplications and additions are rounded apart: the pass waits for memory anyway, and so every instruction
 // set and the plain loop give the same bits.
-template <bool kMomentum, bool kNesterov, bool kStreaming>
+template <bool kMomentum, bool kNesterov, Store kWeights, Store kMoments>
 void update(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,
             const float* old_moments, float* new_weights, float* new_moments) {
   const hn::CappedTag<float, 16> d;
   const auto rate = hn::Set(d, step.learning_rate);
   const auto momentum = hn::Set(d, step.momentum);
   const auto decay = hn::Set(d, step.weight_decay);
-  const auto put = [&](hn::Vec<decltype(d)> v, float* to) {
-    if constexpr (kStreaming) {
+  const auto put = [&]<Store kStore>(hn::Vec<decltype(d)> v, float* to) {
+    if constexpr (kStore == Store::kStreaming) {
       hn::Stream(v, d, to);
     } else {
       hn::Store(v, d, to);
@@ -32,25 +32,27 @@ void update(const SgdStep& step, int64_t n, const float* gradient, const float* 
     auto direction = hn::Add(hn::Load(d, gradient + i), hn::Mul(decay, w));
     if constexpr (kMomentum) {
       const auto m = hn::Add(hn::Mul(momentum, hn::Load(d, old_moments + i)), direction);
-      put(m, new_moments + i);
+      put.template operator()<kMoments>(m, new_moments + i);
       direction = kNesterov ? hn::Add(direction, hn::Mul(momentum, m)) : m;
     }
-    put(hn::Sub(w, hn::Mul(rate, direction)), new_weights + i);
+    put.template operator()<kWeights>(hn::Sub(w, hn::Mul(rate, direction)), new_weights + i);
   }
 }
 
-template <bool kStreaming>
-void pick_update(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,
-                 const float* old_moments, float* new_weights, float* new_moments) {
-  const auto run = step.momentum == 0 ? &update<false, false, kStreaming>
-                   : step.nesterov    ? &update<true, true, kStreaming>
-                                      : &update<true, false, kStreaming>;
-  run(step, n, gradient, old_weights, old_moments, new_weights, new_moments);
+template <Store kWeights, Store kMoments>
+auto pick_update(const SgdStep& step) {
+  return step.momentum == 0 ? &update<false, false, kWeights, kMoments>
+         : step.nesterov    ? &update<true, true, kWeights, kMoments>
+                            : &update<true, false, kWeights, kMoments>;
 }
 
 void update_any(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,
-                const float* old_moments, float* new_weights, float* new_moments, Store store) {
-  const auto run = store == Store::kStreaming ? &pick_update<true> : &pick_update<false>;
+                const float* old_moments, float* new_weights, float* new_moments, UpdateStores stores) {
+  constexpr Store kCached = Store::kCached, kStreaming = Store::kStreaming;
+  const bool weights = stores.weights == kStreaming, moments = stores.moments == kStreaming;
+  const auto run =
+      weights ? (moments ? pick_update<kStreaming, kStreaming>(step) : pick_update<kStreaming, kCached>(step))
+              : (moments ? pick_update<kCached, kStreaming>(step) : pick_update<kCached, kCached>(step));
   run(step, n, gradient, old_weights, old_moments, new_weights, new_moments);
 }
 
@@ -63,10 +65,10 @@ namespace annulus {
 HWY_EXPORT(update_any);
 
 void sgd_update(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,
-                const float* old_moments, float* new_weights, float* new_moments, Store store) {
+                const float* old_moments, float* new_weights, float* new_moments, UpdateStores stores) {
   CHECK(n % 64 == 0, "n = {}", n);
   HWY_DYNAMIC_DISPATCH(update_any)
-  (step, n, gradient, old_weights, old_moments, new_weights, new_moments, store);
+  (step, n, gradient, old_weights, old_moments, new_weights, new_moments, stores);
 }
 
 void sgd_update_reference(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,

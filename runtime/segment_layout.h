@@ -76,11 +76,10 @@ struct RankPart {
 };
 static_assert(std::is_standard_layout_v<RankPart> && alignof(RankPart) == kRankSpacing);
 
-// How the new generation of an array of so many parameters is written: past the caches once the arrays of a
-// step exceed them, so that their lines need not be read first. (No such choice by measurement as for
-// messages: what is written past the caches is slower to read for the next forward, which the writer cannot
-// see.)
-inline Store store_of_state(int64_t elements) {
+// How the new generation of what its owner alone reads (moments) is written, for arrays of so many
+// parameters: past the caches once the arrays of a step exceed them, so that their lines need not be read
+// first.
+inline Store store_of_moments(int64_t elements) {
   return elements * static_cast<int64_t>(sizeof(float)) >= (int64_t{16} << 20) ? Store::kStreaming
                                                                                : Store::kCached;
 }

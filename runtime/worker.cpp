@@ -36,7 +36,9 @@ Worker::Worker(const RunPlan& run, const Segment& segment, int rank, std::functi
       data_(segment.data(run.dataset)),
       sgd_{.momentum = has_moments(run.config) ? static_cast<float>(run.config.momentum) : 0.0f,
            .weight_decay = static_cast<float>(run.config.weight_decay),
-           .nesterov = run.config.optimizer == "nesterov"} {}
+           .nesterov = run.config.optimizer == "nesterov"} {
+  update_stores_.moments = store_of_moments(run.buckets.elements);
+}
 
 void Worker::run() {
   prepare();
@@ -125,6 +127,7 @@ bool Worker::step(uint32_t step) {
   int64_t hidden_ns = 0;
   first_publish_ns_ = 0;
   updating_step_ = step;
+  update_stores_.weights = weight_store_.choose(run_.buckets.elements);
   sgd_.learning_rate = run_.schedule.learning_rate(step);
   exchange_->begin(step);
 
@@ -157,6 +160,7 @@ bool Worker::step(uint32_t step) {
   const int64_t end = now_ns();
   const int64_t comm = exchange_->counts().busy_ns - busy_before;
   const int64_t sync = waiter_.waited_ns() - waited_before;
+  weight_store_.took(run_.buckets.elements, end - begin);
   part_.steps.push({.step = step,
                     .begin_ns = begin,
                     .end_ns = end,
@@ -248,7 +252,7 @@ void Worker::apply(int64_t offset, int64_t count, const float* sum) {
   const bool moments = segment_.moments(0) != nullptr;
   sgd_update(sgd_, count, sum, segment_.weights(from) + offset,
              moments ? segment_.moments(from) + offset : nullptr, segment_.weights(to) + offset,
-             moments ? segment_.moments(to) + offset : nullptr, store_of_state(run_.buckets.elements));
+             moments ? segment_.moments(to) + offset : nullptr, update_stores_);
 }
 
 // Batches of test images are dealt out to ranks in turn. Reads the generation that `step` wrote, which stays

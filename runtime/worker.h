@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 
+#include "collectives/store_chooser.h"
 #include "kernels/network.h"
 #include "kernels/optimizer.h"
 #include "runtime/arena.h"
@@ -57,6 +58,8 @@ class Worker {
   std::vector<uint8_t> labels_;
   uint32_t updating_step_ = 0;  // whose update apply() makes
   SgdStep sgd_;
+  UpdateStores update_stores_;
+  StoreChooser weight_store_;  // goes by whole steps, because all ranks read the weights in the next forward
   int64_t first_publish_ns_ = 0;        // of the step under way; 0: nothing published yet
   int64_t exchange_at_publish_ns_ = 0;  // busy and waiting time of the exchange before that
 };
