@@ -7,6 +7,12 @@
 namespace annulus {
 namespace {
 
+std::size_t posted_after(const Schedule& schedule) {
+  std::size_t count = schedule.actions.size();
+  while (count > 0 && schedule.actions[count - 1].kind != Action::Kind::kPost) --count;
+  return count;
+}
+
 // A ring passes 256 KiB on at once: half of it stays in the second-level cache of who reads it next.
 constexpr int64_t kRingChunk = 16 * kBlockElements;
 
@@ -84,13 +90,14 @@ Exchange::Exchange(const ExchangePlan& plan, const ExchangeMemory& memory, Versi
       executor_(memory.base, plan.ranks, waiter, memory.has_ring, memory.ring) {
   for (int bucket = 0; bucket < static_cast<int>(plan.buckets.size()); ++bucket) {
     schedules_.push_back(plan.schedule(waiter.rank(), bucket));
+    posted_after_.push_back(posted_after(schedules_.back()));
   }
 }
 
 void Exchange::begin(uint32_t step) {
   CHECK(updated_ == published_);
   step_ = step;
-  published_ = updated_ = 0;
+  published_ = announced_ = updated_ = 0;
   runs_.clear();
   for (std::size_t bucket = 0; bucket < schedules_.size(); ++bucket) {
     runs_.push_back({.schedule = &schedules_[bucket],
@@ -102,7 +109,8 @@ void Exchange::begin(uint32_t step) {
 
 void Exchange::publish() {
   const int64_t begin = now_ns();
-  executor_.announce(runs_[published_++]);
+  ++published_;
+  announce();
   executor_.waiter().beat();
   executor_.counts().busy_ns += now_ns() - begin;
   progress();
@@ -125,8 +133,20 @@ void Exchange::finish() {
   executor_.counts().busy_ns += now_ns() - executor_.waiter().waited_ns() - begin;
 }
 
+// Receivers take a bucket's descriptors before those of the next: a bucket is announced when all of the one
+// before is posted. With direct that is at once.
+void Exchange::announce() {
+  while (announced_ < published_ &&
+         (announced_ == 0 || runs_[announced_ - 1].next >= posted_after_[announced_ - 1])) {
+    executor_.announce(runs_[announced_++]);
+  }
+}
+
 bool Exchange::advance() {
-  if (updated_ == published_ || !executor_.advance(runs_[updated_])) return false;
+  if (updated_ == published_) return false;
+  const bool done = executor_.advance(runs_[updated_]);
+  announce();
+  if (!done) return false;
   versions_.store(executor_.waiter().rank(), static_cast<int>(updated_), step_);
   ++updated_;
   executor_.waiter().wake_all();

@@ -93,16 +93,19 @@ class Exchange {
   const ExchangeCounts& counts() const { return executor_.counts(); }
 
  private:
-  bool advance();  // the first unfinished bucket; whether it is finished now
+  bool advance();   // the first unfinished bucket; whether it is finished now
+  void announce();  // what may be
 
   Versions versions_;
   SumSink sink_;
   Binding binding_;
   std::vector<Schedule> schedules_;
+  std::vector<std::size_t> posted_after_;  // per schedule: the number of actions that hold all its posts
   std::vector<Executor::Run> runs_;
   Executor executor_;
   uint32_t step_ = 0;
   std::size_t published_ = 0;  // buckets that this rank has published in this step
+  std::size_t announced_ = 0;  // buckets whose announcement has begun
   std::size_t updated_ = 0;    // buckets whose slice this rank has updated in this step
 };
 
