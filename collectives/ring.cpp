@@ -39,8 +39,9 @@ void ring_reduce(ScheduleBuilder& builder, const Reduction& reduction) {
   }
   builder.end_announcement();
   if (ranks == 1 && reduction.slices[0].count() > 0) {
-    builder.sum({builder.input(0, 0)}, plan_tree_sum(1, 1), reduction.destinations(0, 0),
-                reduction.slices[0].count(), true);
+    const ShardRange all = reduction.slices[0];
+    builder.sum({builder.input(0, all.begin)}, plan_tree_sum(1, 1), reduction.destinations(0, all.begin),
+                all.count(), true);
   }
   for (int round = 0; round < ranks - 1; ++round) {
     const int slice = sent_by(left, round);
