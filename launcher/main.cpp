@@ -15,6 +15,7 @@
 
 #include "bench/bench_train.h"
 #include "collectives/wait.h"
+#include "launcher/check_command.h"
 #include "launcher/child_process.h"
 #include "launcher/job.h"
 #include "launcher/options.h"
@@ -33,6 +34,7 @@ constexpr const char* kUsage =
     "  annulus train [flags]        trains; without flags SimpleCNN on Fashion-MNIST, one worker per core\n"
     "  annulus topo [flags]         draws the machine and the plan, runs nothing\n"
     "  annulus bench train [flags]  measures steps on synthetic data\n"
+    "  annulus check ALGORITHM      checks direct, ring or hierarchical against a serial run, without data\n"
     "  annulus --version            version, compiler, oneDNN, instruction sets\n"
     "  annulus --help               this text\n"
     "\n"
@@ -73,6 +75,7 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
     return train_command(config, began_ns);
   }
   if (command == "topo") return topo_command(parse_topo(argc - 1, argv.data() + 1), began_ns);
+  if (command == "check") return check_command(parse_check(argc - 1, argv.data() + 1));
   if (command == "bench") {
     const std::string what = argc > 2 ? words[2] : "";
     if (what == "train") {
@@ -90,7 +93,7 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
     fmt::print("{}", kUsage);
     return 0;
   }
-  throw unknown_command(command, {"train", "topo", "bench", "test", "--version", "--help"});
+  throw unknown_command(command, {"train", "topo", "bench", "check", "test", "--version", "--help"});
 }
 
 // Makes file descriptors 0 to 2 exist: where the caller closed one, the segment would get its number, and the

@@ -28,6 +28,17 @@ struct BenchTrainOptions {
   bool json = false;
 };
 
+// `annulus check ALGORITHM`: the exchange alone, compared with a serial run.
+struct CheckOptions {
+  std::string algorithm;  // direct, ring, hierarchical
+  int workers = 0;        // 0: auto
+  int64_t shards = 0;     // 0: as many as workers
+  int64_t steps = 100;
+  int64_t dim = 262'144;
+  int domains = 0;  // pretended, for hierarchical; 0: the machine's
+  bool json = false;
+};
+
 // Reads the command line of `annulus train` and the YAML file it names with --config. argv[0] is the
 // command's own name and is skipped. Throws UserError (with flag or file, line and key; the value; the
 // remedy), or HelpRequest. Combinations are left to check_combinations, which needs the number of workers.
@@ -36,6 +47,8 @@ TrainConfig parse_train(int argc, const char* const* argv);
 // The same for the other commands.
 TopoOptions parse_topo(int argc, const char* const* argv);
 BenchTrainOptions parse_bench_train(int argc, const char* const* argv);
+// argv[1] is the algorithm.
+CheckOptions parse_check(int argc, const char* const* argv);
 
 // The configuration as a YAML file that repeats the run when it is given with --config and nothing else.
 // Equal configurations give equal text. For a repetition bit by bit `workers` and `shards` must be the
