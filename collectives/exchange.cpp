@@ -126,7 +126,9 @@ void Exchange::finish() {
 }
 
 bool Exchange::advance() {
-  if (updated_ == published_ || !executor_.advance(runs_[updated_])) return false;
+  if (updated_ == published_) return false;
+  const bool done = executor_.advance(runs_[updated_]);
+  if (!done) return false;
   versions_.store(executor_.waiter().rank(), static_cast<int>(updated_), step_);
   ++updated_;
   executor_.waiter().wake_all();

@@ -17,6 +17,7 @@
 #include "bench/bench_train.h"
 #include "bench/bench_update.h"
 #include "collectives/wait.h"
+#include "launcher/check_command.h"
 #include "launcher/child_process.h"
 #include "launcher/job.h"
 #include "launcher/options.h"
@@ -37,6 +38,7 @@ constexpr const char* kUsage =
     "  annulus bench train [flags]  measures steps on synthetic data\n"
     "  annulus bench collectives [flags]  measures all-reduce and its kin beside the memory's floor\n"
     "  annulus bench update [flags]  measures the fused update beside a copy\n"
+    "  annulus check ALGORITHM      checks direct, ring or hierarchical against a serial run, without data\n"
     "  annulus --version            version, compiler, oneDNN, instruction sets\n"
     "  annulus --help               this text\n"
     "\n"
@@ -77,6 +79,7 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
     return train_command(config, began_ns);
   }
   if (command == "topo") return topo_command(parse_topo(argc - 1, argv.data() + 1), began_ns);
+  if (command == "check") return check_command(parse_check(argc - 1, argv.data() + 1));
   if (command == "bench") {
     const std::string what = argc > 2 ? words[2] : "";
     if (what == "train") {
@@ -96,7 +99,7 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
     fmt::print("{}", kUsage);
     return 0;
   }
-  throw unknown_command(command, {"train", "topo", "bench", "test", "--version", "--help"});
+  throw unknown_command(command, {"train", "topo", "bench", "check", "test", "--version", "--help"});
 }
 
 // Makes file descriptors 0 to 2 exist: where the caller closed one, the segment would get its number, and the

@@ -44,6 +44,15 @@ struct BenchCollectivesOptions {
 struct BenchUpdateOptions {
   TrainConfig config;                                        // workers, bind and smt
   std::vector<int64_t> bytes{1 << 20, 25 << 20, 100 << 20};  // of the gradient
+
+// `annulus check ALGORITHM`: the exchange alone, compared with a serial run.
+struct CheckOptions {
+  std::string algorithm;  // direct, ring, hierarchical
+  int workers = 0;        // 0: auto
+  int64_t shards = 0;     // 0: as many as workers
+  int64_t steps = 100;
+  int64_t dim = 262'144;
+  int domains = 0;  // pretended, for hierarchical; 0: the machine's
   bool json = false;
 };
 
@@ -57,6 +66,9 @@ TopoOptions parse_topo(int argc, const char* const* argv);
 BenchTrainOptions parse_bench_train(int argc, const char* const* argv);
 BenchCollectivesOptions parse_bench_collectives(int argc, const char* const* argv);
 BenchUpdateOptions parse_bench_update(int argc, const char* const* argv);
+
+// argv[1] is the algorithm.
+CheckOptions parse_check(int argc, const char* const* argv);
 
 // The configuration as a YAML file that repeats the run when it is given with --config and nothing else.
 // Equal configurations give equal text. For a repetition bit by bit `workers` and `shards` must be the

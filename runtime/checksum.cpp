@@ -22,6 +22,8 @@ uint64_t weights_checksum(const NetworkPlan& plan, const BucketPlan& buckets, co
   return XXH64_digest(state.get());
 }
 
+uint64_t checksum(const float* values, int64_t count) { return XXH64(values, count * sizeof(float), 0); }
+
 std::string format_checksum(uint64_t checksum) { return fmt::format("xxh64={:016x}", checksum); }
 
 }  // namespace annulus

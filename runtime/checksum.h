@@ -13,6 +13,9 @@ namespace annulus {
 // layout: it does not depend on blocked layouts, buckets or ranks. `weights`: the base of one generation.
 uint64_t weights_checksum(const NetworkPlan& plan, const BucketPlan& buckets, const float* weights);
 
+// xxh64 (seed 0) of `count` floats as they lie.
+uint64_t checksum(const float* values, int64_t count);
+
 // "xxh64=0123456789abcdef"
 std::string format_checksum(uint64_t checksum);
 

@@ -26,6 +26,8 @@ enum class PhiloxDomain : uint32_t {
   kSyntheticPattern = 4,  // stream: class; index: cell of the pattern / 16
   kSyntheticLabels = 5,   // stream: train or test; index: image
   kSyntheticNoise = 6,  // stream: train or test; index: 16 bytes of all images, those of one image in one run
+  kObjectiveOptimum = 7,  // index: coordinate / 8
+  kObjectiveData = 8,     // stream: step; index: (shard, coordinate) / 8
 };
 
 using PhiloxWords = std::array<uint32_t, 4>;

@@ -16,11 +16,13 @@ int64_t nominal_shard(const TrainConfig& config) {
   return (config.batch_size + config.shards - 1) / config.shards;
 }
 
-Algorithm algorithm_of(const TrainConfig& config) {
-  if (config.algorithm == "ring") return Algorithm::kRing;
-  if (config.algorithm == "hierarchical") return Algorithm::kHierarchical;
+Algorithm algorithm_named(const std::string& name) {
+  if (name == "ring") return Algorithm::kRing;
+  if (name == "hierarchical") return Algorithm::kHierarchical;
   return Algorithm::kDirect;
 }
+
+Algorithm algorithm_of(const TrainConfig& config) { return algorithm_named(config.algorithm); }
 
 bool has_moments(const TrainConfig& config) { return config.optimizer != "sgd"; }
 

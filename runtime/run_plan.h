@@ -32,6 +32,8 @@ struct RunPlan {
 // Images that the primitives are made for: the largest shard of a full batch.
 int64_t nominal_shard(const TrainConfig& config);
 
+Algorithm algorithm_named(const std::string& name);  // direct, ring or hierarchical
+// That of a resolved configuration.
 Algorithm algorithm_of(const TrainConfig& config);
 bool has_moments(const TrainConfig& config);  // whether the optimizer keeps a moment per parameter
 

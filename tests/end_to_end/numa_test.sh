@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # numa_test.sh ANNULUS: trains a few steps with 8 workers on an emulated machine of 2 sockets, 4 NUMA nodes and 8
 # cores, and checks what Annulus reads back about itself: every worker on a core of its own, at least 99 % of its
-# pages on its node. Exits 77, after a loud line, where QEMU cannot be had (see numa_vm.sh).
+# pages on its node; and that hierarchical finds the four nodes and sums as it should. Exits 77, after a loud line,
+# where QEMU cannot be had (see numa_vm.sh).
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
@@ -68,10 +69,13 @@ status=0
   '$annulus' topo --verify --workers 8 $small || exit 1
   echo '== train'
   '$annulus' train --workers 8 $small --steps 3 --deadline 120 --run-dir /tmp/run || exit 1
+  echo '== check'
+  '$annulus' check hierarchical --workers 8 --steps 20 --dim 50000 || exit 1
   echo '== end'" >"$log" || status=$?
 cat "$log"
 [ "$status" = 0 ] || exit "$status"
 grep -qx '== end' "$log" || fail "the commands did not come to their end"
 section topo | check_ranks
 section train | check_summary
+section check | grep -qx 'workers     8, shards 8, domains 4' || fail "check: hierarchical did not find the four nodes"
 echo "8 workers on 8 cores of 4 NUMA nodes, their pages at home"

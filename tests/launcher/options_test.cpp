@@ -188,6 +188,39 @@ TEST(Options, TheAlgorithmIsAutoOrOneOfThree) {
   EXPECT_NE(text.find("did you mean hierarchical?"), text.npos) << text;
 }
 
+CheckOptions check(Words words) {
+  words.insert(words.begin(), "check");
+  return parse_check(static_cast<int>(words.size()), words.data());
+}
+
+TEST(CheckOptions, TakeTheAlgorithmFirst) {
+  const CheckOptions plain = check({"direct"});
+  EXPECT_EQ(plain.algorithm, "direct");
+  EXPECT_EQ(plain.workers, 0);
+  EXPECT_EQ(plain.domains, 0);
+  const CheckOptions full = check({"hierarchical", "--workers", "8", "--steps", "3", "--dim", "77",
+                                   "--domains", "4", "--shards", "16", "--json"});
+  EXPECT_EQ(full.algorithm, "hierarchical");
+  EXPECT_EQ(full.workers, 8);
+  EXPECT_EQ(full.steps, 3);
+  EXPECT_EQ(full.dim, 77);
+  EXPECT_EQ(full.domains, 4);
+  EXPECT_EQ(full.shards, 16);
+  EXPECT_TRUE(full.json);
+}
+
+TEST(CheckOptions, RefuseOtherWordsAndExplainThemselves) {
+  const auto refused = [](const Words& words) { return refusal([&] { check(words); }); };
+  EXPECT_EQ(refused({}), "check: no algorithm; give annulus check direct, ring or hierarchical");
+  EXPECT_EQ(refused({"--workers", "2"}), refused({}));
+  EXPECT_EQ(refused({"rnig"}), "check rnig: unknown algorithm; did you mean ring?");
+  EXPECT_EQ(refused({"gossip"}), "check gossip: unknown algorithm; there are direct, ring, hierarchical");
+  EXPECT_EQ(refused({"ring", "--domains", "2"}),
+            "--domains 2: ring knows no domains; leave it out, or check hierarchical");
+  EXPECT_THROW(check({"--help"}), HelpRequest);
+  EXPECT_THROW(check({"ring", "--help"}), HelpRequest);
+}
+
 TEST(Options, TheCommandLineWinsOverTheFile) {
   const ConfigFile file("lr: 0.5\nquiet: on\nworkers: 7\nseed: 3\n");
   const TrainConfig config =
