@@ -136,6 +136,9 @@ void scale_vectors(int64_t n, float factor, float* x) {
   for (; i < n; ++i) x[i] *= factor;
 }
 
+// Half precision is converted here only where the processor does so, infinities, NaN and ties included.
+constexpr bool kConvertsHalf = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL || HWY_TARGET == HWY_AVX2;
+
 // Whole vectors only; returns how many elements were done.
 int64_t widen_vectors(DataType from, int64_t n, const uint16_t* src, float* out) {
   const F32 d;
@@ -143,6 +146,7 @@ int64_t widen_vectors(DataType from, int64_t n, const uint16_t* src, float* out)
   const hn::Rebind<uint32_t, F32> bits;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
+  if (from == DataType::kF16 && !kConvertsHalf) return 0;
   for (; i + lanes <= n; i += lanes) {
     const auto raw = hn::LoadU(half, src + i);
     if (from == DataType::kBf16) {
@@ -160,9 +164,7 @@ int64_t narrow_vectors(DataType to, int64_t n, const float* src, uint16_t* out) 
   const hn::Rebind<uint32_t, F32> bits;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
-  // Half precision: only where the processor rounds to nearest even itself.
-  if (to == DataType::kF16 && HWY_TARGET != HWY_AVX3 && HWY_TARGET != HWY_AVX3_DL && HWY_TARGET != HWY_AVX2)
-    return 0;
+  if (to == DataType::kF16 && !kConvertsHalf) return 0;
   for (; i + lanes <= n; i += lanes) {
     const auto v = hn::LoadU(d, src + i);
     if (to == DataType::kBf16) {

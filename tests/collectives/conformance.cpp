@@ -7,76 +7,130 @@
 
 #include <cstring>
 #include <mutex>
+#include <optional>
+#include <span>
+#include <stdexcept>
 #include <thread>
 
 #include "kernels/reduce.h"
+#include "tests/collectives/tree_domains.h"
 
 namespace annulus::conformance {
 namespace {
-
-const char* name_of(Algorithm algorithm) {
-  return algorithm == Algorithm::kDirect ? "direct" : algorithm == Algorithm::kRing ? "ring" : "hierarchical";
-}
 
 const char* name_of(DataType type) {
   return type == DataType::kF32 ? "f32" : type == DataType::kBf16 ? "bf16" : "f16";
 }
 
-// Numbers whose sums round, of size around 1 and different for every rank, element and call.
-float value(int rank, int64_t i, int call) {
-  uint64_t x = rank * 0x9e3779b97f4a7c15ull + i * 0xc2b2ae3d27d4eb4full + call * 0x165667b19e3779f9ull;
+// Numbers whose sums round, of size around 1 and different for every rank and element.
+float value(int rank, int64_t i) {
+  uint64_t x = rank * 0x9e3779b97f4a7c15ull + i * 0xc2b2ae3d27d4eb4full;
   x ^= x >> 29;
   x *= 0xbf58476d1ce4e5b9ull;
   x ^= x >> 32;
   return static_cast<float>(static_cast<int32_t>(x)) * 0x1p-30f;
 }
 
-// A message in its type, and as floats after rounding to it.
-struct Message {
-  DataType type;
-  std::vector<std::byte> bytes;
-  Message(DataType type, int64_t count) : type(type), bytes(count * size_of(type)) {}
-  static Message of(int rank, int64_t count, int call, DataType type) {
-    Message message(type, count);
-    std::vector<float> values(count);
-    for (int64_t i = 0; i < count; ++i) values[i] = value(rank, i, call);
-    narrow_reference(type, count, values.data(), message.bytes.data());
-    if (type == DataType::kF32) std::memcpy(message.bytes.data(), values.data(), message.bytes.size());
-    return message;
+std::vector<std::byte> rounded(DataType type, const std::vector<float>& values) {
+  std::vector<std::byte> bytes(values.size() * size_of(type));
+  if (type == DataType::kF32) {
+    std::memcpy(bytes.data(), values.data(), bytes.size());
+  } else {
+    narrow_reference(type, static_cast<int64_t>(values.size()), values.data(), bytes.data());
   }
-  std::vector<float> floats() const {
-    std::vector<float> values(bytes.size() / size_of(type));
+  return bytes;
+}
+
+#if defined(__SANITIZE_THREAD__)
+// ThreadSanitizer makes every access some twenty times as slow; these still come in several parts.
+constexpr int64_t kMany = 2503, kMost = 150'001;
+#else
+constexpr int64_t kMany = 40'009, kMost = 1'000'003;
+#endif
+constexpr int kMostRanks = 9;
+
+// What ranks bring, in every type. Made once, before ranks start: they share it, as threads do or as a
+// parent's memory. Each call takes its elements from another place on, so that what is left of another call
+// is seen.
+class Inputs {
+ public:
+  static const Inputs& get() {
+    static const Inputs inputs;
+    return inputs;
+  }
+  // The `count` elements that `rank` brings to a call.
+  std::span<const std::byte> bytes(DataType type, int rank, int call, int64_t count) const {
+    const auto& all = bytes_[static_cast<int>(type)][rank];
+    return {all.data() + start(call) * size_of(type), static_cast<std::size_t>(count * size_of(type))};
+  }
+  // The same as floats.
+  std::vector<float> floats(DataType type, int rank, int call, int64_t count) const {
+    std::vector<float> values(count);
+    const auto from = bytes(type, rank, call, count);
     if (type == DataType::kF32) {
-      std::memcpy(values.data(), bytes.data(), bytes.size());
+      std::memcpy(values.data(), from.data(), from.size());
     } else {
-      widen_reference(type, values.size(), bytes.data(), values.data());
+      widen_reference(type, count, from.data(), values.data());
     }
     return values;
   }
+
+ private:
+  static constexpr int64_t kStarts = 8192;
+  static int64_t start(int call) { return call * int64_t{67} % kStarts; }
+
+  Inputs() {
+    std::vector<float> values(kMost + kStarts);
+    for (int rank = 0; rank < kMostRanks; ++rank) {
+      for (int64_t i = 0; i < kMost + kStarts; ++i) values[i] = value(rank, i);
+      for (const DataType type : {DataType::kF32, DataType::kBf16, DataType::kF16}) {
+        bytes_[static_cast<int>(type)].push_back(rounded(type, values));
+      }
+    }
+  }
+
+  std::vector<std::vector<std::byte>> bytes_[3];  // by DataType, then by rank
 };
 
-float combine_two(Operation operation, float a, float b) {
-  return operation == Operation::kMax ? (a > b ? a : b) : a + b;
-}
-
-float tree(Operation operation, const std::vector<std::vector<float>>& in, int64_t i, int lo, int hi) {
-  if (hi - lo == 1) return in[lo][i];
-  const int m = lo + (hi - lo + 1) / 2;
-  return combine_two(operation, tree(operation, in, i, lo, m), tree(operation, in, i, m, hi));
-}
-
-// Element i of the message, whose slice belongs to `owner`, combined as the algorithm promises.
-float combined(Algorithm algorithm, Operation operation, const std::vector<std::vector<float>>& in, int64_t i,
-               int owner) {
-  const int ranks = static_cast<int>(in.size());
-  float sum;
-  if (algorithm == Algorithm::kRing) {
-    sum = in[(owner + 1) % ranks][i];
-    for (int k = 2; k <= ranks; ++k) sum = combine_two(operation, sum, in[(owner + k) % ranks][i]);
-  } else {
-    sum = tree(operation, in, i, 0, ranks);
+void combine_into(Operation operation, std::vector<float>& left, const std::vector<float>& right) {
+  for (std::size_t i = 0; i < left.size(); ++i) {
+    const float a = left[i], b = right[i];
+    left[i] = operation == Operation::kMax ? (a > b ? a : b) : a + b;
   }
-  return operation == Operation::kAverage ? sum * (1.0f / static_cast<float>(ranks)) : sum;
+}
+
+using Inputs32 = std::vector<std::vector<float>>;  // by rank
+
+std::vector<float> tree(Operation operation, const Inputs32& in, int lo, int hi) {
+  if (hi - lo == 1) return in[lo];
+  const int m = lo + (hi - lo + 1) / 2;
+  std::vector<float> sum = tree(operation, in, lo, m);
+  combine_into(operation, sum, tree(operation, in, m, hi));
+  return sum;
+}
+
+// All elements combined as the algorithm promises; slices[r] belongs to rank r.
+std::vector<float> combined(Algorithm algorithm, Operation operation, const Inputs32& in,
+                            const std::vector<ShardRange>& slices) {
+  const int ranks = static_cast<int>(in.size());
+  std::vector<float> all;
+  if (algorithm == Algorithm::kRing) {
+    for (int owner = 0; owner < ranks; ++owner) {
+      const auto slice_of = [&](int rank) {
+        return std::vector<float>(in[rank].begin() + slices[owner].begin,
+                                  in[rank].begin() + slices[owner].end);
+      };
+      std::vector<float> sum = slice_of((owner + 1) % ranks);
+      for (int k = 2; k <= ranks; ++k) combine_into(operation, sum, slice_of((owner + k) % ranks));
+      all.insert(all.end(), sum.begin(), sum.end());
+    }
+  } else {
+    all = tree(operation, in, 0, ranks);
+  }
+  if (operation == Operation::kAverage) {
+    for (float& x : all) x *= 1.0f / static_cast<float>(ranks);
+  }
+  return all;
 }
 
 struct Case {
@@ -86,180 +140,202 @@ struct Case {
   Operation operation;
   bool in_heap, in_place;
   int root;
-};
+  bool shared = false;  // one result for all ranks, in the heap of the root
+  bool automatic = false;
 
-// What each rank brings and must get; empty: it gets nothing.
-struct Expected {
-  std::vector<Message> in;
-  std::vector<std::vector<std::byte>> out;
-};
-
-Expected expect(const Case& c, Algorithm algorithm, int ranks, int call) {
-  Expected e;
-  const bool ins_are_whole =
-      c.collective == Collective::kReduceScatter || c.collective == Collective::kScatter;
-  const int64_t in_count = ins_are_whole ? ranks * c.count : c.count;
-  std::vector<std::vector<float>> values;
-  for (int rank = 0; rank < ranks; ++rank) {
-    e.in.push_back(Message::of(rank, in_count, call, c.type));
-    values.push_back(e.in.back().floats());
+  bool reduces() const {
+    return collective == Collective::kAllReduce || collective == Collective::kReduceScatter;
   }
-  e.out.resize(ranks);
-  const auto rounded = [&](const std::vector<float>& x) {
-    Message message(c.type, x.size());
-    if (c.type == DataType::kF32) {
-      std::memcpy(message.bytes.data(), x.data(), message.bytes.size());
-    } else {
-      narrow_reference(c.type, x.size(), x.data(), message.bytes.data());
-    }
-    return message.bytes;
-  };
+  // Elements that a rank brings.
+  int64_t in_count(int ranks) const {
+    const bool whole = collective == Collective::kReduceScatter || collective == Collective::kScatter;
+    return whole ? ranks * count : count;
+  }
+};
+
+// What must come out, of all ranks together.
+std::vector<std::byte> expect(const Case& c, Algorithm algorithm, int ranks, int call) {
+  const Inputs& inputs = Inputs::get();
+  const int64_t in_count = c.in_count(ranks);
   std::vector<std::byte> all;
-  for (const Message& m : e.in) all.insert(all.end(), m.bytes.begin(), m.bytes.end());
-  switch (c.collective) {
-    case Collective::kAllReduce: {
-      std::vector<float> sum(c.count);
-      for (int owner = 0; owner < ranks; ++owner) {
-        const ShardRange slice = Communicator::slice(owner, ranks, c.count);
-        for (int64_t i = slice.begin; i < slice.end; ++i)
-          sum[i] = combined(algorithm, c.operation, values, i, owner);
-      }
-      e.out.assign(ranks, rounded(sum));
-      break;
+  if (c.reduces()) {
+    Inputs32 values;
+    std::vector<ShardRange> slices;
+    for (int rank = 0; rank < ranks; ++rank) {
+      values.push_back(inputs.floats(c.type, rank, call, in_count));
+      slices.push_back(c.collective == Collective::kAllReduce
+                           ? Communicator::slice(rank, ranks, c.count)
+                           : ShardRange{rank * c.count, (rank + 1) * c.count});
     }
-    case Collective::kReduceScatter:
-      for (int owner = 0; owner < ranks; ++owner) {
-        std::vector<float> sum(c.count);
-        for (int64_t i = 0; i < c.count; ++i)
-          sum[i] = combined(algorithm, c.operation, values, owner * c.count + i, owner);
-        e.out[owner] = rounded(sum);
-      }
-      break;
-    case Collective::kAllGather:
-      e.out.assign(ranks, all);
-      break;
-    case Collective::kBroadcast:
-      e.out.assign(ranks, e.in[c.root].bytes);
-      break;
-    case Collective::kGather:
-      e.out[c.root] = all;
-      break;
-    case Collective::kScatter:
-      for (int rank = 0; rank < ranks; ++rank) {
-        const auto begin = e.in[c.root].bytes.begin() + rank * c.count * size_of(c.type);
-        e.out[rank].assign(begin, begin + c.count * size_of(c.type));
-      }
-      break;
-    case Collective::kBarrier:
-      break;
+    return rounded(c.type, combined(algorithm, c.operation, values, slices));
   }
-  return e;
+  const bool of_root = c.collective == Collective::kBroadcast || c.collective == Collective::kScatter;
+  for (int rank = 0; rank < ranks; ++rank) {
+    if (of_root && rank != c.root) continue;
+    const auto bytes = inputs.bytes(c.type, rank, call, in_count);
+    all.insert(all.end(), bytes.begin(), bytes.end());
+  }
+  return all;
+}
+
+// What a rank must get of that.
+std::span<const std::byte> share(const Case& c, const std::vector<std::byte>& all, int rank) {
+  const std::size_t own = c.count * size_of(c.type);
+  switch (c.collective) {
+    case Collective::kReduceScatter:
+    case Collective::kScatter:
+      return {all.data() + rank * own, own};
+    case Collective::kGather:
+      return {all.data(), rank == c.root ? all.size() : 0};
+    default:
+      return all;
+  }
 }
 
 std::string describe(const Case& c) {
   static const char* const kNames[] = {"all-reduce", "reduce-scatter", "all-gather", "broadcast",
                                        "gather",     "scatter",        "barrier"};
-  return fmt::format("{} of {} {} {}, {}{}, root {}", kNames[static_cast<int>(c.collective)], c.count,
-                     name_of(c.type),
+  return fmt::format("{}{} of {} {} {}, {}{}, root {}", c.automatic ? "auto " : "",
+                     kNames[static_cast<int>(c.collective)], c.count, name_of(c.type),
                      c.operation == Operation::kSum   ? "sum"
                      : c.operation == Operation::kMax ? "max"
                                                       : "average",
-                     c.in_heap ? "in the heap" : "outside", c.in_place ? ", in place" : "", c.root);
+                     c.in_heap ? "in the heap" : "outside",
+                     c.in_place ? ", in place"
+                     : c.shared ? ", one result"
+                                : "",
+                     c.root);
 }
 
 std::vector<Case> cases(int ranks, Algorithm algorithm) {
-  std::vector<int64_t> counts{0, 1, ranks - 1, ranks, ranks + 1, 7, 127, 1009, 40009};
   std::vector<Case> cases;
+  const std::vector<int64_t> counts{0, 1, ranks - 1, ranks, ranks + 1, 7, 127, 1009, kMany};
   for (const Collective collective :
        {Collective::kAllReduce, Collective::kReduceScatter, Collective::kAllGather, Collective::kBroadcast,
         Collective::kGather, Collective::kScatter, Collective::kBarrier}) {
     const bool same_for_all = collective == Collective::kGather || collective == Collective::kScatter ||
                               collective == Collective::kBarrier;
     if (same_for_all && algorithm != Algorithm::kDirect) continue;
-    const bool reduces = collective == Collective::kAllReduce || collective == Collective::kReduceScatter;
     for (const int64_t count : counts) {
       if (collective == Collective::kBarrier && count > 0) continue;
       for (const DataType type : {DataType::kF32, DataType::kBf16, DataType::kF16}) {
-        if (!reduces && type == DataType::kF16) continue;  // moved as bf16 is
         for (const Operation operation : {Operation::kSum, Operation::kAverage, Operation::kMax}) {
-          if (!reduces && operation != Operation::kSum) continue;
-          if (operation == Operation::kMax && type != DataType::kF32) continue;
           for (const bool in_heap : {false, true}) {
-            const bool in_place = collective == Collective::kAllReduce && count % 2 == 1;
-            cases.push_back(
-                {collective, count, type, operation, in_heap, in_place, static_cast<int>(count % ranks)});
+            Case c{collective, count, type, operation, in_heap, false, static_cast<int>(count % ranks)};
+            if (!c.reduces() && (type == DataType::kF16 || operation != Operation::kSum)) continue;
+            if (operation == Operation::kMax && type != DataType::kF32) continue;
+            c.in_place = collective == Collective::kAllReduce && count % 2 == 1;
+            cases.push_back(c);
+            if (collective != Collective::kAllReduce || operation == Operation::kAverage) continue;
+            c.in_place = false;
+            c.shared = true;
+            cases.push_back(c);
           }
         }
       }
     }
   }
-  // A message of many parts and the largest counts once.
+  // Messages of many parts, the largest of all.
   for (const bool in_heap : {false, true}) {
-    cases.push_back(
-        {Collective::kAllReduce, 1'000'003, DataType::kF32, Operation::kSum, in_heap, in_heap, 0});
-    cases.push_back(
-        {Collective::kReduceScatter, 1'000'003 / ranks, DataType::kBf16, Operation::kSum, in_heap, false, 0});
-    cases.push_back(
-        {Collective::kBroadcast, 1'000'003, DataType::kF32, Operation::kSum, in_heap, false, ranks - 1});
+    const auto add = [&](Collective collective, int64_t count, DataType type, bool automatic = false) {
+      cases.push_back({collective, count, type, Operation::kSum, in_heap,
+                       in_heap && collective == Collective::kAllReduce, ranks - 1, false, automatic});
+    };
+    for (const DataType type : {DataType::kF32, DataType::kBf16, DataType::kF16}) {
+      add(Collective::kAllReduce, kMost, type);
+    }
+    if (algorithm != Algorithm::kRing) add(Collective::kAllReduce, kMost, DataType::kF32, true);
+    add(Collective::kReduceScatter, kMost / ranks, DataType::kBf16);
+    add(Collective::kReduceScatter, kMost / ranks, DataType::kF32);
+    add(Collective::kAllGather, kMost / ranks, DataType::kF32);
+    add(Collective::kBroadcast, kMost, DataType::kF32);
+    if (algorithm != Algorithm::kDirect) continue;
+    add(Collective::kGather, kMost / ranks, DataType::kF32);
+    add(Collective::kScatter, kMost / ranks, DataType::kF32);
   }
   return cases;
 }
 
-constexpr int64_t kBufferBytes = int64_t{9} << 20;
+constexpr int64_t kBufferBytes = 4 * kMost + 8192;
 
-// All cases on one rank. Returns the first that went wrong.
-std::string run_rank(const CommunicatorSegment& segment, const Group& group, int rank) {
-  try {
-    Communicator communicator(segment, rank);
-    std::byte* const heap_in = communicator.allocate<std::byte>(kBufferBytes);
-    std::byte* const heap_out = communicator.allocate<std::byte>(kBufferBytes);
-    std::vector<std::byte> outside_in(kBufferBytes), outside_out(kBufferBytes);
-    int call = 0;
-    for (const Case& c : cases(group.ranks, group.algorithm)) {
-      ++call;
-      const Expected expected = expect(c, group.algorithm, group.ranks, call);
-      std::byte* in = c.in_heap ? heap_in : outside_in.data();
-      std::byte* out = c.in_heap ? heap_out : outside_out.data();
-      if (c.in_place) out = in;
-      if (c.collective == Collective::kBroadcast) in = out;
-      if (!c.in_place)
-        std::memset(out, 0xee, std::min<int64_t>(kBufferBytes, 4 * c.count * group.ranks + 64));
-      const auto& bytes = expected.in[rank].bytes;
-      if (c.collective != Collective::kBroadcast || rank == c.root)
-        std::memcpy(in, bytes.data(), bytes.size());
-      const Communicator::Options options{c.type, c.operation, group.algorithm};
-      const Communicator::Call asked{c.collective, in, out, c.count, c.root, false, options};
-      if (call % 2 == 0) {
-        communicator.start(asked).wait();
-      } else {
-        const auto handle = communicator.start(asked);
-        while (!handle.done()) {
-          communicator.progress();
-          std::this_thread::yield();
-        }
-      }
-      const auto& wanted = expected.out[rank];
-      if (std::memcmp(out, wanted.data(), wanted.size()) != 0) {
-        std::size_t at = 0;
-        while (out[at] == wanted[at]) ++at;
-        return fmt::format("rank {}: {}: element {} differs", rank, describe(c), at / size_of(c.type));
-      }
-      if (c.in_heap && !c.in_place && c.collective != Collective::kBroadcast &&
-          std::memcmp(in, bytes.data(), bytes.size()) != 0) {
-        return fmt::format("rank {}: {}: the input was changed", rank, describe(c));
-      }
-    }
-    return "";
-  } catch (const std::exception& error) {
-    segment.abort();
-    return fmt::format("rank {}: {}", rank, error.what());
-  }
+[[noreturn]] void fail(const Case& c, const std::string& what) {
+  throw std::runtime_error(describe(c) + ": " + what);
 }
+
+// One rank's buffers, and the calls on them.
+class Rank {
+ public:
+  Rank(const CommunicatorSegment& segment, Algorithm algorithm, int rank)
+      : segment_(segment),
+        algorithm_(algorithm),
+        rank_(rank),
+        communicator_(segment, rank),
+        heap_in_(communicator_.allocate<std::byte>(kBufferBytes)),
+        heap_out_(communicator_.allocate<std::byte>(kBufferBytes)),
+        outside_in_(kBufferBytes),
+        outside_out_(kBufferBytes) {}
+
+  // Throws when something else comes out than `all`.
+  void check(const Case& c, const std::vector<std::byte>& all, int call) {
+    std::byte* in = c.in_heap ? heap_in_ : outside_in_.data();
+    std::byte* out = c.in_heap ? heap_out_ : outside_out_.data();
+    if (c.shared) out = segment_.heap(c.root).data() + (heap_out_ - segment_.heap(rank_).data());
+    if (c.in_place) out = in;
+    const bool brings = c.collective != Collective::kBroadcast || rank_ == c.root;
+    if (c.collective == Collective::kBroadcast) in = out;
+
+    const auto wanted = share(c, all, rank_);
+    const bool writes_out = !c.shared || rank_ == c.root;
+    if (writes_out && !c.in_place) std::memset(out, 0xee, std::min<int64_t>(all.size() + 64, kBufferBytes));
+    const auto bytes = Inputs::get().bytes(c.type, rank_, call, c.in_count(communicator_.ranks()));
+    if (brings && !bytes.empty()) std::memcpy(in, bytes.data(), bytes.size());
+
+    run({c.collective,
+         in,
+         out,
+         c.count,
+         c.root,
+         c.shared,
+         {c.type, c.operation, c.automatic ? std::nullopt : std::optional(algorithm_)}},
+        call % 2 == 0);
+    expect_equal(c, wanted, out, "of the result differs");
+    const bool in_stays = !c.in_place && c.collective != Collective::kBroadcast;
+    if (in_stays) expect_equal(c, bytes, in, "of the input was changed");
+    if (!c.in_place && !c.shared && !wanted.empty() && out[wanted.size()] != std::byte{0xee}) {
+      fail(c, "there is more than there should be");
+    }
+    if (c.shared) communicator_.barrier();  // all have looked
+  }
+
+ private:
+  void run(const Communicator::Call& call, bool blocking) {
+    const auto handle = communicator_.start(call);
+    if (blocking) return handle.wait();
+    while (!handle.done()) {
+      communicator_.progress();
+      std::this_thread::yield();
+    }
+  }
+  static void expect_equal(const Case& c, std::span<const std::byte> wanted, const std::byte* got,
+                           const char* what) {
+    if (wanted.empty() || std::memcmp(got, wanted.data(), wanted.size()) == 0) return;
+    std::size_t at = 0;
+    while (got[at] == wanted[at]) ++at;
+    fail(c, fmt::format("element {} {}", at / size_of(c.type), what));
+  }
+
+  const CommunicatorSegment& segment_;
+  Algorithm algorithm_;
+  int rank_;
+  Communicator communicator_;
+  std::byte *heap_in_, *heap_out_;
+  std::vector<std::byte> outside_in_, outside_out_;
+};
 
 }  // namespace
 
 std::string Group::name() const {
-  return fmt::format("{}_{}_ranks_{}_domains", name_of(algorithm), ranks, domains);
+  return fmt::format("{}_{}_ranks_{}_domains", to_string(algorithm), ranks, domains);
 }
 
 std::vector<Group> groups() {
@@ -273,20 +349,6 @@ std::vector<Group> groups() {
   }
   groups.push_back({Algorithm::kHierarchical, 8, 8});
   return groups;
-}
-
-Domains tree_domains(int ranks, int domains) {
-  Domains nodes{{0, ranks}};
-  while (static_cast<int>(nodes.size()) < domains) {
-    Domains halves;
-    for (const ShardRange& node : nodes) {
-      const int64_t middle = node.begin + (node.count() + 1) / 2;
-      halves.push_back({node.begin, middle});
-      halves.push_back({middle, node.end});
-    }
-    nodes = halves;
-  }
-  return nodes;
 }
 
 std::string run_as_threads(const CommunicatorSegment& segment, const std::function<std::string(int)>& body) {
@@ -334,10 +396,28 @@ void run_group(const Group& group, const Runner& run) {
   const CommunicatorSegment segment(
       {.ranks = group.ranks,
        .heap_bytes = 2 * kBufferBytes + 8192,
-       .domains = group.domains == 1 ? Domains{} : tree_domains(group.ranks, group.domains),
+       .domains = group.domains == 1 ? Domains{} : tree_domains(group.ranks, group.ranks, group.domains),
        .waiting = {.spin_ns = 0, .deadline_ns = 60'000'000'000},
        .thresholds = {}});
-  const std::string wrong = run(segment, [&](int rank) { return run_rank(segment, group, rank); });
+  const std::vector<Case> all = cases(group.ranks, group.algorithm);
+  std::vector<std::vector<std::byte>> expected;
+  for (std::size_t call = 0; call < all.size(); ++call) {
+    expected.push_back(expect(all[call], group.algorithm, group.ranks, static_cast<int>(call)));
+  }
+  const std::string wrong = run(segment, [&](int rank) -> std::string {
+    try {
+      Rank self(segment, group.algorithm, rank);
+      for (std::size_t call = 0; call < all.size(); ++call) {
+        self.check(all[call], expected[call], static_cast<int>(call));
+      }
+      return "";
+    } catch (const StepAborted&) {
+      return "";  // another rank says why
+    } catch (const std::exception& error) {
+      segment.abort();
+      return fmt::format("rank {}: {}", rank, error.what());
+    }
+  });
   EXPECT_EQ(wrong, "");
 }
 

@@ -18,9 +18,6 @@ struct Group {
 };
 std::vector<Group> groups();
 
-// The tree's nodes at the depth where there are `domains` of them.
-Domains tree_domains(int ranks, int domains);
-
 // Runs body(rank) for all ranks at once; body returns what went wrong, or nothing. Returns the first.
 using Runner =
     std::function<std::string(const CommunicatorSegment&, const std::function<std::string(int rank)>&)>;

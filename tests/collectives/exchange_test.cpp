@@ -1,11 +1,13 @@
 #include "collectives/exchange.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
 
 #include "kernels/reduce.h"
 #include "tests/collectives/exchange_harness.h"
+#include "tests/collectives/tree_domains.h"
 
 namespace annulus {
 namespace {
@@ -26,7 +28,9 @@ float tree_sum(uint32_t step, int64_t lo, int64_t hi, int64_t i) {
 }
 
 // The order in which ring adds: ranks owner+1, owner+2, ..., owner, each its own shards' sum.
-float ring_sum(uint32_t step, const Box& box, int ranks, int64_t shards, int owner, int64_t i) {
+float ring_sum(uint32_t step, const Box& box, int owner, int64_t i) {
+  const int ranks = box.ranks();
+  const int64_t shards = box.plan().shards;
   const auto rank_sum = [&](int rank) {
     const ShardRange own = deal(rank, ranks, shards);
     const RankSum plan = box.rank_sum(rank);
@@ -42,12 +46,16 @@ float ring_sum(uint32_t step, const Box& box, int ranks, int64_t shards, int own
   return sum;
 }
 
+float promised_sum(uint32_t step, const Box& box, int owner, int64_t i) {
+  return box.plan().algorithm == Algorithm::kRing ? ring_sum(step, box, owner, i)
+                                                  : tree_sum(step, 0, box.plan().shards, i);
+}
+
 // One rank's step, as a worker does it: its shards one by one, every bucket published when it is complete.
-void do_step(const Box& box, int rank, int ranks, int64_t shards, uint32_t step, Waiter& waiter,
-             Exchange& exchange) {
+void do_step(const Box& box, int rank, uint32_t step, Waiter& waiter, Exchange& exchange) {
   exchange.begin(step);
   box.versions().wait_all(waiter, step - 1);  // Rule G
-  const ShardRange own = deal(rank, ranks, shards);
+  const ShardRange own = deal(rank, box.ranks(), box.plan().shards);
   const RankSum plan = box.rank_sum(rank);
   for (int64_t shard = own.begin; shard < own.end; ++shard) {
     const RankSum::Shard& part = plan.shards[shard - own.begin];
@@ -69,29 +77,29 @@ struct Case {
   Algorithm algorithm;
   int ranks;
   int64_t shards;
+  int domains = 1;
+
+  ExchangePlan plan(std::vector<BucketExtent> buckets) const {
+    return {algorithm, ranks, shards, std::move(buckets), tree_domains(ranks, shards, domains)};
+  }
 };
 
 class ExchangeOf : public testing::TestWithParam<Case> {};
 
 TEST_P(ExchangeOf, sums_every_element_in_the_promised_order_for_several_steps) {
-  const auto [algorithm, ranks, shards] = GetParam();
+  const int ranks = GetParam().ranks;
   // Buckets with fewer blocks than ranks, as many, and more: some slices are empty.
-  Box box(algorithm, ranks, shards,
-          {{0, 1}, {kBlockElements, ranks}, {(1 + ranks) * kBlockElements, 2 * ranks + 1}});
+  Box box(GetParam().plan({{0, 1}, {kBlockElements, ranks}, {(1 + ranks) * kBlockElements, 2 * ranks + 1}}));
   std::atomic<int> wrong{0};
   box.run([&](int rank, Waiter& waiter, Exchange& exchange) {
     for (uint32_t step = 1; step <= 4; ++step) {
-      do_step(box, rank, ranks, shards, step, waiter, exchange);
-      for (int bucket = 0; bucket < 3;
-           ++bucket) {  // each owner checks its slices; others may still be summing
-        const BucketExtent& extent = box.buckets()[bucket];
+      do_step(box, rank, step, waiter, exchange);
+      for (const BucketExtent& extent :
+           box.buckets()) {  // each owner checks its slices; others may still be summing
         const ShardRange slice = slice_of(rank, ranks, extent);
         for (int64_t i = slice.begin * kBlockElements; i < slice.end * kBlockElements; i += 97) {
           const int64_t at = extent.offset + i;
-          const float expected = algorithm == Algorithm::kDirect
-                                     ? tree_sum(step, 0, shards, at)
-                                     : ring_sum(step, box, ranks, shards, rank, at);
-          wrong += box.result()[at] != expected;
+          wrong += box.result()[at] != promised_sum(step, box, rank, at);
         }
       }
     }
@@ -102,43 +110,74 @@ TEST_P(ExchangeOf, sums_every_element_in_the_promised_order_for_several_steps) {
 
 std::vector<Case> cases() {
   std::vector<Case> cases;
-  for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kRing}) {
-    for (const int ranks : {1, 2, 3, 4, 5}) {
-      for (const int64_t shards : {int64_t{ranks}, int64_t{ranks + 2}, int64_t{12}}) {
-        cases.push_back({algorithm, ranks, shards});
+  for (const int ranks : {1, 2, 3, 4, 5}) {
+    for (const int64_t shards : {int64_t{ranks}, int64_t{ranks + 2}, int64_t{12}}) {
+      cases.push_back({Algorithm::kDirect, ranks, shards});
+      cases.push_back({Algorithm::kRing, ranks, shards});
+      for (const int domains : {1, 2, 4}) {
+        if (domains > ranks || tree_domains(ranks, shards, domains).empty()) continue;
+        cases.push_back({Algorithm::kHierarchical, ranks, shards, domains});
       }
     }
   }
   cases.push_back({Algorithm::kDirect, 9, 9});
   cases.push_back({Algorithm::kRing, 9, 9});
+  for (const int domains : {1, 2, 4}) cases.push_back({Algorithm::kHierarchical, 9, 9, domains});
+  cases.push_back({Algorithm::kHierarchical, 8, 8, 8});
+  cases.push_back({Algorithm::kHierarchical, 8, 24, 4});
   return cases;
 }
 
 INSTANTIATE_TEST_SUITE_P(AllAlgorithms, ExchangeOf, testing::ValuesIn(cases()), [](const auto& info) {
-  return fmt::format("{}_{}_ranks_{}_shards", info.param.algorithm == Algorithm::kDirect ? "direct" : "ring",
-                     info.param.ranks, info.param.shards);
+  return fmt::format("{}_{}_ranks_{}_shards_{}_domains", to_string(info.param.algorithm), info.param.ranks,
+                     info.param.shards, info.param.domains);
 });
 
+// One of each way, with the largest number of domains that `ranks` allow.
+std::vector<Case> ways(int ranks, int64_t shards) {
+  int domains = 1;
+  while (2 * domains <= ranks && !tree_domains(ranks, shards, 2 * domains).empty()) domains *= 2;
+  return {{Algorithm::kDirect, ranks, shards},
+          {Algorithm::kRing, ranks, shards},
+          {Algorithm::kHierarchical, ranks, shards, 1},
+          {Algorithm::kHierarchical, ranks, shards, domains}};
+}
+
+TEST(Exchange, hierarchical_has_the_bits_of_direct_for_every_number_of_domains) {
+  for (const auto& [ranks, shards] : {std::pair{2, 6}, {3, 5}, {4, 12}, {6, 6}, {8, 16}}) {
+    Box direct(Case{Algorithm::kDirect, ranks, shards}.plan({{0, 2 * ranks + 1}}));
+    const auto run = [](Box& box) {
+      box.run([&](int rank, Waiter& waiter, Exchange& exchange) { do_step(box, rank, 1, waiter, exchange); });
+    };
+    run(direct);
+    for (int domains = 1; domains <= ranks; domains *= 2) {
+      if (tree_domains(ranks, shards, domains).empty()) continue;
+      Box box(Case{Algorithm::kHierarchical, ranks, shards, domains}.plan({{0, 2 * ranks + 1}}));
+      run(box);
+      EXPECT_EQ(std::memcmp(direct.result(), box.result(), direct.elements() * sizeof(float)), 0)
+          << ranks << " ranks, " << shards << " shards, " << domains << " domains";
+    }
+  }
+}
+
 TEST(Exchange, works_where_some_ranks_own_nothing_and_have_no_ring) {
-  for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kRing}) {
-    for (const int ranks : {2, 3, 5}) {
-      Box box(algorithm, ranks, ranks, {{0, 1}, {kBlockElements, 1}});
+  for (const int ranks : {2, 3, 5}) {
+    for (const Case& way : ways(ranks, ranks)) {
+      Box box(way.plan({{0, 1}, {kBlockElements, 1}}));
       box.run([&](int rank, Waiter& waiter, Exchange& exchange) {
-        for (uint32_t step = 1; step <= 3; ++step) do_step(box, rank, ranks, ranks, step, waiter, exchange);
+        for (uint32_t step = 1; step <= 3; ++step) do_step(box, rank, step, waiter, exchange);
       });
       EXPECT_EQ(box.versions().committed(), 3u);
       for (int64_t i = 0; i < box.elements(); i += 97) {
-        ASSERT_EQ(box.result()[i], algorithm == Algorithm::kDirect
-                                       ? tree_sum(3, 0, ranks, i)
-                                       : ring_sum(3, box, ranks, ranks, ranks - 1, i));
+        ASSERT_EQ(box.result()[i], promised_sum(3, box, ranks - 1, i));
       }
     }
   }
 }
 
 TEST(Exchange, a_rank_that_has_done_its_part_leaves_the_next_steps_descriptors_alone) {
-  for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kRing}) {
-    Box box(algorithm, 2, 2, {{0, 4}});
+  for (const Case& way : ways(2, 2)) {
+    Box box(way.plan({{0, 4}}));
     std::atomic<bool> ahead{false};
     box.run([&](int rank, Waiter&, Exchange& exchange) {
       exchange.begin(1);
@@ -165,19 +204,19 @@ TEST(Exchange, a_rank_that_has_done_its_part_leaves_the_next_steps_descriptors_a
 
 TEST(Exchange, ring_equals_direct_for_two_ranks_with_one_whole_subtree_each) {
   for (const int64_t shards : {2, 4, 12}) {
-    Box direct(Algorithm::kDirect, 2, shards, {{0, 5}}), ring(Algorithm::kRing, 2, shards, {{0, 5}});
+    Box direct(Case{Algorithm::kDirect, 2, shards}.plan({{0, 5}}));
+    Box ring(Case{Algorithm::kRing, 2, shards}.plan({{0, 5}}));
     for (Box* box : {&direct, &ring}) {
-      box->run([&](int rank, Waiter& waiter, Exchange& exchange) {
-        do_step(*box, rank, 2, shards, 1, waiter, exchange);
-      });
+      box->run(
+          [&](int rank, Waiter& waiter, Exchange& exchange) { do_step(*box, rank, 1, waiter, exchange); });
     }
     EXPECT_EQ(std::memcmp(direct.result(), ring.result(), direct.elements() * sizeof(float)), 0) << shards;
   }
 }
 
 TEST(Exchange, a_rank_that_leaves_early_hangs_nobody_once_the_launcher_aborts) {
-  for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kRing}) {
-    Box box(algorithm, 4, 4, {{0, 8}, {8 * kBlockElements, 8}});
+  for (const Case& way : ways(4, 4)) {
+    Box box(way.plan({{0, 8}, {8 * kBlockElements, 8}}));
     std::atomic<int> unwound{0}, waiting{0};
     std::thread launcher([&] {
       while (waiting < 3) std::this_thread::yield();
@@ -204,8 +243,8 @@ TEST(Exchange, a_rank_that_leaves_early_hangs_nobody_once_the_launcher_aborts) {
 }
 
 TEST(Exchange, a_descriptor_of_another_step_ends_the_step_with_both_ranks_named) {
-  for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kRing}) {
-    Box box(algorithm, 2, 2, {{0, 4}});
+  for (const Case& way : ways(2, 2)) {
+    Box box(way.plan({{0, 4}}));
     std::string message;
     box.run([&](int rank, Waiter&, Exchange& exchange) {
       exchange.begin(rank == 0 ? 7 : 8);
@@ -222,9 +261,9 @@ TEST(Exchange, a_descriptor_of_another_step_ends_the_step_with_both_ranks_named)
 }
 
 TEST(Exchange, counts_descriptors_and_bytes) {
-  Box box(Algorithm::kDirect, 3, 3, {{0, 3}, {3 * kBlockElements, 6}});
+  Box box(Case{Algorithm::kDirect, 3, 3}.plan({{0, 3}, {3 * kBlockElements, 6}}));
   box.run([&](int rank, Waiter& waiter, Exchange& exchange) {
-    do_step(box, rank, 3, 3, 1, waiter, exchange);
+    do_step(box, rank, 1, waiter, exchange);
     EXPECT_EQ(exchange.counts().descriptors, 4u);  // two peers, two buckets
     EXPECT_EQ(exchange.counts().bytes, 2 * (1 + 2) * kBlockElements * sizeof(float));
   });

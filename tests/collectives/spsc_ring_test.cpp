@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <thread>
 #include <vector>
 
@@ -27,11 +28,12 @@ Descriptor message(uint64_t i) {
 
 TEST(SpscRing, hands_over_every_descriptor_once_and_in_order_between_threads) {
   for (const uint32_t capacity : {2u, 8u, 64u}) {
-    constexpr uint64_t kMessages = 50'000;
+    // With few lines each message needs a turn of the other thread.
+    const uint64_t messages = std::min(4'000u * capacity, 50'000u);
     Memory memory(capacity);
     std::thread producer([&] {
       SpscRing::Sender sender = memory.ring().sender();
-      for (uint64_t i = 0; i < kMessages;) {
+      for (uint64_t i = 0; i < messages;) {
         if (sender.try_send(message(i))) {
           ++i;
         } else {
@@ -40,7 +42,7 @@ TEST(SpscRing, hands_over_every_descriptor_once_and_in_order_between_threads) {
       }
     });
     SpscRing::Receiver receiver = memory.ring().receiver();
-    for (uint64_t i = 0; i < kMessages;) {
+    for (uint64_t i = 0; i < messages;) {
       const Descriptor* got = receiver.peek();
       if (got == nullptr) {
         std::this_thread::yield();
@@ -66,7 +68,7 @@ TEST(SpscRing, takes_as_many_as_its_capacity_and_one_more_for_each_that_is_taken
   EXPECT_EQ(*receiver.peek(), message(0));  // peeking takes nothing
   EXPECT_FALSE(sender.try_send(message(4)));
   receiver.accept();
-      receiver.release();
+  receiver.release();
   EXPECT_TRUE(sender.try_send(message(4)));
   EXPECT_FALSE(sender.try_send(message(5)));
 }
@@ -86,7 +88,7 @@ TEST(SpscRing, payload_written_before_sending_is_seen_by_who_takes) {
     while (receiver.peek() == nullptr) std::this_thread::yield();
     EXPECT_EQ(payload[receiver.peek()->place], i + 1);
     receiver.accept();
-      receiver.release();
+    receiver.release();
   }
   producer.join();
 }

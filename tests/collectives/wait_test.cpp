@@ -5,8 +5,6 @@
 #include <chrono>
 #include <thread>
 
-#include "tests/collectives/exchange_harness.h"
-
 namespace annulus {
 namespace {
 

@@ -7,7 +7,6 @@
 
 #include "aligned_floats.h"
 #include "each_target.h"
-#include "kernels/reduce.h"
 
 namespace annulus {
 namespace {
@@ -95,38 +94,6 @@ TEST(SgdUpdate, BitsDoNotDependOnHowElementsAreDealtOut) {
 TEST(SgdUpdateDeathTest, RefusesATail) {
   AlignedFloats x(128);
   EXPECT_DEATH(sgd_update(kSteps[0], 100, x.data(), x.data(), nullptr, x.data(), nullptr), "n = 100");
-}
-
-TEST(Add, HasTheBitsOfThePlainLoopOnEveryTarget) {
-  const AlignedFloats a = random_floats(12), b = random_floats(13);
-  for_each_target([&] {
-    AlignedFloats expected(kElements, kUnwritten), sum(kElements, kUnwritten);
-    add_reference(kElements, a.data(), b.data(), expected.data());
-    add(kElements, a.data(), b.data(), sum.data());
-    EXPECT_EQ(sum, expected);
-  });
-}
-
-TEST(Add, TakesAnyNumberOfElementsAnywhere) {
-  const AlignedFloats a = random_floats(16), b = random_floats(17);
-  for_each_target([&] {
-    for (int64_t n = 0; n <= 40; ++n) {
-      AlignedFloats expected(kElements, 0.0F), sum(kElements, 0.0F);
-      add_reference(n, a.data() + 1, b.data() + 3, expected.data() + 1);
-      add(n, a.data() + 1, b.data() + 3, sum.data() + 1);
-      EXPECT_EQ(sum, expected) << n;
-    }
-  });
-}
-
-TEST(Add, MayWriteOverEitherAddend) {
-  const AlignedFloats a = random_floats(14), b = random_floats(15);
-  AlignedFloats expected(kElements), left = a, right = b;
-  add(kElements, a.data(), b.data(), expected.data());
-  add(kElements, left.data(), b.data(), left.data());
-  add(kElements, a.data(), right.data(), right.data());
-  EXPECT_EQ(left, expected);
-  EXPECT_EQ(right, expected);
 }
 
 }  // namespace

@@ -109,8 +109,10 @@ Job small_job() {
                   .buckets = plan_buckets(network, 1 << 20),
                   .schedule = StepSchedule(config, dataset.train_count),
                   .algorithm = Algorithm::kDirect,
+                  .domains = {},
                   .waiting = {}},
           .placement = {},
+          .domains = {},
           .segment = {},
           .notes = {},
           .warnings = {}};

@@ -29,11 +29,21 @@ TEST(RunPlan, sgd_alone_keeps_no_moments) {
   }
 }
 
+TEST(RunPlan, algorithms_go_by_their_names) {
+  TrainConfig config;
+  for (const auto& [name, algorithm] : {std::pair{"direct", Algorithm::kDirect},
+                                        {"ring", Algorithm::kRing},
+                                        {"hierarchical", Algorithm::kHierarchical}}) {
+    config.algorithm = name;
+    EXPECT_EQ(algorithm_of(config), algorithm) << name;
+  }
+}
+
 TEST(RunPlan, the_segment_is_asked_for_with_the_runs_numbers) {
   TrainConfig config;
   config.workers = 3;
   config.shards = 12;
-  config.algorithm = "ring";
+  config.algorithm = "hierarchical";
   config.optimizer = "sgd";
   const NetworkPlan network = network_of({{0, 1000}, {1, 10}});
   const RunPlan run{.config = config,
@@ -43,14 +53,22 @@ TEST(RunPlan, the_segment_is_asked_for_with_the_runs_numbers) {
                     .buckets = plan_buckets(network, 1 << 20),
                     .schedule = StepSchedule(config, 1000),
                     .algorithm = algorithm_of(config),
+                    .domains = {{0, 3}},
                     .waiting = {}};
   const SegmentInputs inputs = run.segment_inputs();
   EXPECT_EQ(inputs.ranks, 3);
   EXPECT_EQ(inputs.shards, 12);
-  EXPECT_EQ(inputs.algorithm, Algorithm::kRing);
+  EXPECT_EQ(inputs.algorithm, Algorithm::kHierarchical);
+  EXPECT_EQ(inputs.domains, run.domains);
   EXPECT_EQ(inputs.state_arrays, 1);
   EXPECT_EQ(inputs.buckets.elements, run.buckets.elements);
   EXPECT_EQ(inputs.dataset.train_count, 100);
+  const ExchangePlan exchange = inputs.exchange();
+  EXPECT_EQ(exchange.algorithm, Algorithm::kHierarchical);
+  EXPECT_EQ(exchange.ranks, 3);
+  EXPECT_EQ(exchange.shards, 12);
+  EXPECT_EQ(exchange.buckets.size(), run.buckets.extents.size());
+  EXPECT_EQ(exchange.domains, run.domains);
 }
 
 }  // namespace

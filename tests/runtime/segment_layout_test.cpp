@@ -6,15 +6,18 @@
 #include <numeric>
 
 #include "parameter_list.h"
+#include "tests/collectives/tree_domains.h"
 
 namespace annulus {
 namespace {
 
-SegmentInputs inputs_for(Algorithm algorithm, int ranks, int64_t shards, int state_arrays = 2) {
+SegmentInputs inputs_for(Algorithm algorithm, int ranks, int64_t shards, int state_arrays = 2,
+                         int domains = 1) {
   return {
       .ranks = ranks,
       .shards = shards,
       .algorithm = algorithm,
+      .domains = tree_domains(ranks, shards, domains),
       .buckets = plan_buckets(network_of({{0, 3000}, {1, 50'000}, {1, 77}, {2, 30'000}, {2, 10}}), 130'000),
       .state_arrays = state_arrays,
       .dataset = describe_synthetic({1, 7, 9}, 10, 1001, 33)};
@@ -25,12 +28,13 @@ struct Case {
   int ranks;
   int64_t shards;
   int state_arrays;
+  int domains = 1;
 };
 
 class SegmentLayoutOf : public testing::TestWithParam<Case> {
  protected:
-  const SegmentInputs inputs =
-      inputs_for(GetParam().algorithm, GetParam().ranks, GetParam().shards, GetParam().state_arrays);
+  const SegmentInputs inputs = inputs_for(GetParam().algorithm, GetParam().ranks, GetParam().shards,
+                                          GetParam().state_arrays, GetParam().domains);
   const SegmentPlan plan = plan_segment(inputs);
 
   std::vector<Section> sections() const {
@@ -83,8 +87,7 @@ TEST_P(SegmentLayoutOf, each_ranks_part_slices_and_gradients_are_at_home_with_it
     EXPECT_EQ(home_of(plan.rank_parts.offset + rank * plan.rank_part_stride, sizeof(RankPart)), rank);
     EXPECT_EQ(home_of(plan.gradient_offsets[rank], plan.gradient_buffers[rank] * plan.gradient_buffer_bytes),
               rank);
-    EXPECT_EQ(plan.gradient_buffers[rank],
-              rank_sum_for(inputs.algorithm, rank, inputs.ranks, inputs.shards).buffers);
+    EXPECT_EQ(plan.gradient_buffers[rank], inputs.exchange().rank_sum(rank).buffers);
     for (int array = 0; array < 2 * inputs.state_arrays; ++array) {
       for (const BucketExtent& bucket : inputs.buckets.extents) {
         const ShardRange slice = slice_of(rank, inputs.ranks, bucket);
@@ -102,12 +105,12 @@ TEST_P(SegmentLayoutOf, each_ranks_part_slices_and_gradients_are_at_home_with_it
 }
 
 TEST_P(SegmentLayoutOf, rings_exist_where_the_algorithm_sends_hold_a_step_and_lie_with_the_receiver) {
+  const std::vector<int64_t> descriptors = inputs.exchange().descriptors_per_step();
   std::vector<Section> rings;
   for (int from = 0; from < inputs.ranks; ++from) {
     for (int to = 0; to < inputs.ranks; ++to) {
       const int pair = from * inputs.ranks + to;
-      const int64_t sent = descriptors_per_step(inputs.algorithm, from, to, inputs.ranks, inputs.shards,
-                                                inputs.buckets.extents);
+      const int64_t sent = descriptors[pair];
       EXPECT_EQ(plan.ring_offsets[pair] != 0, sent > 0) << from << " -> " << to;
       if (sent == 0) continue;
       EXPECT_GE(plan.ring_capacities[pair], sent);
@@ -152,23 +155,23 @@ TEST_P(SegmentLayoutOf, the_parts_shown_to_people_add_up) {
   EXPECT_EQ(sum, plan.bytes);
 }
 
-INSTANTIATE_TEST_SUITE_P(AllShapes, SegmentLayoutOf,
-                         testing::Values(Case{Algorithm::kDirect, 1, 1, 1},
-                                         Case{Algorithm::kDirect, 1, 12, 2},
-                                         Case{Algorithm::kDirect, 2, 2, 2},
-                                         Case{Algorithm::kDirect, 3, 12, 1},
-                                         Case{Algorithm::kDirect, 40, 41, 2}, Case{Algorithm::kRing, 1, 1, 2},
-                                         Case{Algorithm::kRing, 2, 2, 1}, Case{Algorithm::kRing, 5, 12, 2},
-                                         Case{Algorithm::kRing, 33, 33, 2}),
-                         [](const auto& info) {
-                           return fmt::format("{}_{}_ranks_{}_shards_{}_arrays",
-                                              info.param.algorithm == Algorithm::kDirect ? "direct" : "ring",
-                                              info.param.ranks, info.param.shards, info.param.state_arrays);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    AllShapes, SegmentLayoutOf,
+    testing::Values(Case{Algorithm::kDirect, 1, 1, 1}, Case{Algorithm::kDirect, 1, 12, 2},
+                    Case{Algorithm::kDirect, 2, 2, 2}, Case{Algorithm::kDirect, 3, 12, 1},
+                    Case{Algorithm::kDirect, 40, 41, 2}, Case{Algorithm::kRing, 1, 1, 2},
+                    Case{Algorithm::kRing, 2, 2, 1}, Case{Algorithm::kRing, 5, 12, 2},
+                    Case{Algorithm::kRing, 33, 33, 2}, Case{Algorithm::kHierarchical, 1, 1, 2},
+                    Case{Algorithm::kHierarchical, 4, 12, 2, 2}, Case{Algorithm::kHierarchical, 9, 9, 1, 4},
+                    Case{Algorithm::kHierarchical, 32, 64, 2, 8}),
+    [](const auto& info) {
+      return fmt::format("{}_{}_ranks_{}_shards_{}_arrays_{}_domains", to_string(info.param.algorithm),
+                         info.param.ranks, info.param.shards, info.param.state_arrays, info.param.domains);
+    });
 
 TEST(SegmentLayout, has_room_for_256_ranks) {
-  for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kRing}) {
-    const SegmentPlan plan = plan_segment(inputs_for(algorithm, 256, 256));
+  for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kRing, Algorithm::kHierarchical}) {
+    const SegmentPlan plan = plan_segment(inputs_for(algorithm, 256, 256, 2, 16));
     ASSERT_EQ(plan.gradient_offsets.size(), 256U);
     EXPECT_EQ(plan.rank_parts.bytes, 256 * plan.rank_part_stride);
     EXPECT_LT(plan.bytes, uint64_t{1} << 30);

@@ -21,6 +21,7 @@ const auto kNoBind = [](void*, uint64_t, int) {};
 SegmentInputs inputs_for(int ranks, int state_arrays = 2) {
   return {.ranks = ranks,
           .shards = ranks,
+          .domains = {},
           .buckets = plan_buckets(network_of({{0, 3000}, {1, 50'000}, {2, 30'000}}), 130'000),
           .state_arrays = state_arrays,
           .dataset = describe_synthetic({1, 8, 8}, 10, 100, 10)};
@@ -127,6 +128,8 @@ TEST(Segment, arrays_lie_where_the_plan_says) {
   const ExchangeMemory memory = segment.exchange_memory();
   EXPECT_EQ(memory.gradients, (std::vector{segment.gradients(0, 0), segment.gradients(1, 0)}));
   EXPECT_EQ(memory.buffer_stride, inputs.buckets.elements);
+  EXPECT_TRUE(memory.has_ring(0, 1) && memory.has_ring(1, 0));
+  EXPECT_FALSE(memory.has_ring(0, 0));
 
   const SegmentInputs plain = inputs_for(2, 1);
   const Segment without(plan_segment(plain), plain, 0, kNoBind);

@@ -12,6 +12,7 @@
 
 #include "runtime/checksum.h"
 #include "runtime/initial_weights.h"
+#include "tests/collectives/tree_domains.h"
 #include "tests/kernels/reference_network.h"
 
 namespace annulus {
@@ -58,8 +59,8 @@ TrainConfig config_of(int workers, int64_t shards, int64_t steps) {
 // One run of a few steps on 31 random images (so that every third batch is a smaller one), and 17 to test on.
 class Training {
  public:
-  Training(const NetworkSpec& spec, const TrainConfig& config)
-      : run_(plan(spec, config)),
+  Training(const NetworkSpec& spec, const TrainConfig& config, int domains = 1)
+      : run_(plan(spec, config, domains)),
         inputs_(run_.segment_inputs()),
         segment_(plan_segment(inputs_), inputs_, run_.network.hash(), [](void*, uint64_t, int) {}) {
     std::mt19937 random(11);
@@ -123,7 +124,7 @@ class Training {
   }
 
  private:
-  static RunPlan plan(const NetworkSpec& spec, const TrainConfig& config) {
+  static RunPlan plan(const NetworkSpec& spec, const TrainConfig& config, int domains) {
     DatasetInfo dataset = describe_synthetic(spec.input, kClasses, 31, 17);
     dataset.normalization = {.mean = {0.5f}, .stddev = {0.25f}};
     NetworkPlan network = Network(spec, nominal_shard(config), 1).plan();
@@ -135,6 +136,7 @@ class Training {
             .buckets = std::move(buckets),
             .schedule = StepSchedule(config, dataset.train_count),
             .algorithm = algorithm_of(config),
+            .domains = tree_domains(config.workers, config.shards, domains),
             .waiting = {.spin_ns = 0, .deadline_ns = 60'000'000'000}};
   }
 
@@ -233,6 +235,7 @@ struct Case {
   int64_t shards;
   const char* optimizer;
   const char* algorithm;
+  int domains = 1;
 };
 
 class TrainingOf : public testing::TestWithParam<Case> {};
@@ -246,7 +249,7 @@ TEST_P(TrainingOf, follows_the_reference_in_weights_loss_and_accuracy) {
   TrainConfig config = config_of(GetParam().workers, GetParam().shards, kSteps);
   config.optimizer = GetParam().optimizer;
   config.algorithm = GetParam().algorithm;
-  Training training(GetParam().spec(), config);
+  Training training(GetParam().spec(), config, GetParam().domains);
   Reference reference(training);
   ASSERT_GE(training.run().buckets.extents.size(), 2U);
 
@@ -303,6 +306,7 @@ INSTANTIATE_TEST_SUITE_P(
                     // The last batch of an epoch has 7 images: five of the twelve shards are empty.
                     Case{"mlp_three_ranks_empty_shards", tiny_mlp, 3, 12, "momentum", "direct"},
                     Case{"mlp_three_ranks_ring", tiny_mlp, 3, 7, "momentum", "ring"},
+                    Case{"mlp_four_ranks_hierarchical", tiny_mlp, 4, 8, "momentum", "hierarchical", 2},
                     Case{"cnn_one_rank", tiny_cnn, 1, 1, "momentum", "direct"},
                     Case{"cnn_three_ranks", tiny_cnn, 3, 3, "nesterov", "direct"}),
     [](const auto& info) { return std::string(info.param.name); });
@@ -348,6 +352,18 @@ TEST(Training, in_portions_agrees_with_training_in_shards) {
   const auto a = portions.weights(), b = shards.weights();
   for (std::size_t p = 0; p < a.size(); ++p) {
     for (std::size_t i = 0; i < a[p].size(); ++i) ASSERT_NEAR(a[p][i], b[p][i], kBound);
+  }
+}
+
+TEST(Training, with_hierarchical_has_the_bits_of_direct) {
+  TrainConfig config = config_of(4, 12, 9);
+  Training direct(tiny_mlp(), config);
+  ASSERT_EQ(direct.train(), "");
+  config.algorithm = "hierarchical";
+  for (const int domains : {1, 2, 4}) {
+    Training hierarchical(tiny_mlp(), config, domains);
+    ASSERT_EQ(hierarchical.train(), "");
+    EXPECT_EQ(hierarchical.checksum(), direct.checksum()) << domains << " domains";
   }
 }
 
