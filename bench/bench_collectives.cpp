@@ -14,6 +14,7 @@
 #include "launcher/limits.h"
 #include "launcher/rank_group.h"
 #include "launcher/residency.h"
+#include "launcher/thresholds.h"
 #include "launcher/topology_drawing.h"
 #include "launcher/version.h"
 
@@ -179,17 +180,16 @@ int bench_collectives(const BenchCollectivesOptions& options) {
         "--bytes {}: {} ranks need {} for it, and {} leaves {}; use smaller messages or fewer --workers",
         most_bytes, ranks, format_bytes(needed), memory.source, format_bytes(memory.bytes));
   }
-  const CommunicatorSegment segment({.ranks = ranks,
-                                     .heap_bytes = CollectiveRounds::heap_bytes(ranks, most_bytes),
-                                     .domains = domains.domains,
-                                     .waiting = wait_policy(placement, 30),
-                                     .thresholds = {}},
-                                    [&](void* address, uint64_t bytes, int rank) {
-                                      const KernelAnswer bound = bind_range(
-                                          machine, address, bytes, placement.workers[rank].memory_node);
-                                      if (!bound.ok())
-                                        std::fprintf(stderr, "warning: %s\n", bound.refusal.c_str());
-                                    });
+  const CommunicatorSegment segment(
+      {.ranks = ranks,
+       .heap_bytes = CollectiveRounds::heap_bytes(ranks, most_bytes),
+       .domains = domains.domains,
+       .waiting = wait_policy(placement, 30),
+       .thresholds = machine_thresholds(machine, placement, domains, true).value_or(Thresholds{})},
+      [&](void* address, uint64_t bytes, int rank) {
+        const KernelAnswer bound = bind_range(machine, address, bytes, placement.workers[rank].memory_node);
+        if (!bound.ok()) std::fprintf(stderr, "warning: %s\n", bound.refusal.c_str());
+      });
   if (!options.json) print_header(placement, domains);
 
   const std::vector<std::string> results = run_ranks(

@@ -36,5 +36,39 @@ for model in mlp simplecnn; do
     fi
   done
 done
+# check_lines NAME LINES KEYS: whether so many JSON objects came, in which all these keys are positive.
+check_lines() {
+  total=$((total + 1)) lines=0 wrong=
+  while read -r json; do
+    lines=$((lines + 1))
+    for key in $3; do
+      holds "$(value "$key" "$json")" 'x > 0' || wrong="$key is not positive in $json"
+    done
+  done <"$results"
+  [ $lines = "$2" ] || wrong="$lines results instead of $2"
+  if [ -z "$wrong" ]; then
+    echo "$1: passed: $lines results"
+  else
+    echo "$1: FAILED: $wrong"
+    failed=$((failed + 1))
+  fi
+}
+
+results=$(mktemp)
+trap 'rm -f "$results"' EXIT
+times="workers min_us median_us p99_us max_us floor_us ratio_to_floor"
+# Per size three results of all-reduce, two of each other collective; one of barrier, which has no size.
+./annulus bench collectives --collective all --workers 2 --bytes 4K,1M --json >"$results"
+check_lines "bench collectives, all, 2 workers" 27 "$times"
+for algorithm in direct ring hierarchical; do
+  ./annulus bench collectives --workers 2 --algorithm $algorithm --bytes 64K --dtype bf16 --json >"$results"
+  check_lines "bench collectives, $algorithm, bf16" 3 "$times gbps"
+done
+# Four times as many ranks as cores take turns on them.
+./annulus bench collectives --workers $((4 * $(nproc))) --bytes 4K,1M --json >"$results"
+check_lines "bench collectives, four ranks a core" 6 "$times"
+./annulus bench update --workers 2 --bytes 1M,4M --json >"$results"
+check_lines "bench update" 2 "workers median_us copy_gbps ideal_us ratio_to_copy"
+
 echo "$((100 * (total - failed) / total))% tests passed, $failed tests failed out of $total"
 [ $failed = 0 ]

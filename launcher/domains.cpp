@@ -93,8 +93,8 @@ std::string describe_domains(const DomainPlan& plan) {
   return text;
 }
 
-AlgorithmChoice choose_algorithm(const std::string& wanted, const DomainPlan& plan, int ranks,
-                                 int64_t shards) {
+AlgorithmChoice choose_algorithm(const std::string& wanted, const DomainPlan& plan, int ranks, int64_t shards,
+                                 std::optional<int64_t> hierarchical_from, int64_t bytes) {
   if (wanted == "ring") return {Algorithm::kRing, ""};
   if (wanted == "direct") return {Algorithm::kDirect, ""};
   const std::string why_not = why_not_hierarchical(plan.domains, ranks, shards);
@@ -112,7 +112,10 @@ AlgorithmChoice choose_algorithm(const std::string& wanted, const DomainPlan& pl
   if (plan.level.empty()) return direct(plan.why_one);
   if (!why_not.empty()) return direct("halving does not fit: " + why_not);
   const int domains = static_cast<int>(plan.domains.size());
-  if (ranks < domains * kRanksPerDomain) {
+  if (hierarchical_from && bytes < *hierarchical_from) {
+    return direct(fmt::format("it was measured to be faster here for buckets of {} bytes", bytes));
+  }
+  if (!hierarchical_from && ranks < domains * kRanksPerDomain) {
     return direct(
         fmt::format("{} {}s with {:.3g} ranks each are too few for hierarchical to pay (it takes {})",
                     domains, plan.level, static_cast<double>(ranks) / domains, kRanksPerDomain));

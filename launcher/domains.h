@@ -2,6 +2,7 @@
 // functions of the machine and the placement.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "collectives/exchange.h"
@@ -34,10 +35,12 @@ struct AlgorithmChoice {
 };
 
 // `wanted`: auto, direct, ring or hierarchical. auto chooses among those with the same bits: hierarchical
-// where the domains fit the sum's tree and hold at least kRanksPerDomain ranks each on average, else direct.
-// Throws UserError for hierarchical where the domains do not fit.
-AlgorithmChoice choose_algorithm(const std::string& wanted, const DomainPlan& plan, int ranks,
-                                 int64_t shards);
+// where the domains fit the sum's tree and it is faster for gradients of `bytes` (the largest bucket): by
+// what was measured, `hierarchical_from` bytes on, and where nothing was measured, where domains hold at
+// least kRanksPerDomain ranks each on average. Throws UserError for hierarchical where the domains do not
+// fit.
+AlgorithmChoice choose_algorithm(const std::string& wanted, const DomainPlan& plan, int ranks, int64_t shards,
+                                 std::optional<int64_t> hierarchical_from = {}, int64_t bytes = 0);
 
 // Argued, not measured: with q ranks in each of D domains and a gradient of S bytes, direct moves q S (D - 1)
 // bytes across borders, hierarchical S (D - 1), but D S bytes of running sums are written and read again in

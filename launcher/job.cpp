@@ -11,6 +11,7 @@
 #include "launcher/child_process.h"
 #include "launcher/limits.h"
 #include "launcher/options.h"
+#include "launcher/thresholds.h"
 #include "launcher/topology_drawing.h"
 #include "runtime/models.h"
 #include "telemetry/error.h"
@@ -55,7 +56,7 @@ Placement place_workers(const TrainConfig& config, const Machine& machine, int w
 }
 
 Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset,
-              int workers_in_memory) {
+              int workers_in_memory, bool may_measure) {
   TrainConfig resolved = config;
   Placement placement = place_workers(config, machine, workers_in_memory);
   resolved.workers = static_cast<int>(placement.workers.size());
@@ -63,14 +64,23 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
   std::vector<std::string> notes = placement.notes;
   for (std::string& note : check_combinations(resolved, resolved.workers)) notes.push_back(std::move(note));
   DomainPlan domains = find_domains(machine, placement);
-  AlgorithmChoice choice = choose_algorithm(resolved.algorithm, domains, resolved.workers, resolved.shards);
-  resolved.algorithm = to_string(choice.algorithm);
-  if (!choice.note.empty()) notes.push_back(std::move(choice.note));
 
   const StepSchedule schedule(resolved, dataset.train_count);
   const NetworkSpec spec = make_network(resolved.model, dataset.shape, dataset.classes);
   NetworkPlan network = ask_planner(spec, nominal_shard(resolved), resolved.threads_per_worker);
   BucketPlan buckets = plan_buckets(network, static_cast<int64_t>(resolved.bucket_mb * (1 << 20)));
+  int64_t largest_bucket = 0;
+  for (const BucketExtent& bucket : buckets.extents) {
+    largest_bucket = std::max<int64_t>(largest_bucket, bucket.blocks * kBlockElements * sizeof(float));
+  }
+  const std::optional<Thresholds> thresholds =
+      resolved.algorithm == "auto" ? machine_thresholds(machine, placement, domains, may_measure)
+                                   : std::nullopt;
+  AlgorithmChoice choice = choose_algorithm(
+      resolved.algorithm, domains, resolved.workers, resolved.shards,
+      thresholds ? std::optional(thresholds->hierarchical_bytes) : std::nullopt, largest_bucket);
+  resolved.algorithm = to_string(choice.algorithm);
+  if (!choice.note.empty()) notes.push_back(std::move(choice.note));
   const WaitPolicy waiting = wait_policy(placement, 3 * resolved.deadline);
   Job job{.run = {.config = std::move(resolved),
                   .dataset = dataset,
@@ -104,12 +114,12 @@ int count_workers(const TrainConfig& config, const Machine& machine) {
 
 Job plan_job(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset,
              bool check_memory) {
-  Job job = plan_with(config, machine, dataset, 0);
+  Job job = plan_with(config, machine, dataset, 0, check_memory);
   if (!check_memory) return job;
   const AvailableMemory memory = available_memory();
   // Fewer workers have larger shards each, so what fits is found one by one.
   while (job.total_bytes() > memory.bytes && config.workers == 0 && job.run.config.workers > 1) {
-    job = plan_with(config, machine, dataset, job.run.config.workers - 1);
+    job = plan_with(config, machine, dataset, job.run.config.workers - 1, check_memory);
   }
   if (job.total_bytes() > memory.bytes) {
     throw UserError::format(

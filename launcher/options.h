@@ -44,6 +44,8 @@ struct BenchCollectivesOptions {
 struct BenchUpdateOptions {
   TrainConfig config;                                        // workers, bind and smt
   std::vector<int64_t> bytes{1 << 20, 25 << 20, 100 << 20};  // of the gradient
+  bool json = false;
+};
 
 // `annulus check ALGORITHM`: the exchange alone, compared with a serial run.
 struct CheckOptions {

@@ -70,11 +70,11 @@ everything_works() {
     first=(0 30 10 20)
     line='{\"algorithm\": \"%s\", \"placement\": \"%s\", \"result\": \"%s\", \"dtype\": \"%s\", \"bytes\": %s, '
     line+='\"median_us\": %s, \"floor_us\": %s}\n'
-    printf \"\$line\" direct private each fp32 4096 \${first[\$(wc -l <$work/rounds)]} 5
-    printf \"\$line\" direct private each fp32 1048576 200 5 \
-      ring private each fp32 4096 40 5 ring private each fp32 1048576 100 5 \
-      direct shared each fp32 4096 8 4 direct shared each fp32 1048576 80 4 \
-      direct shared shared fp32 4096 1 3 direct shared shared fp32 1048576 2 3 \
+    printf \"\$line\" direct private each f32 4096 \${first[\$(wc -l <$work/rounds)]} 5
+    printf \"\$line\" direct private each f32 1048576 200 5 \
+      ring private each f32 4096 40 5 ring private each f32 1048576 100 5 \
+      direct shared each f32 4096 8 4 direct shared each f32 1048576 80 4 \
+      direct shared shared f32 4096 1 3 direct shared shared f32 1048576 2 3 \
       direct private each bf16 4096 0.1 5"
   fake_torch "if [[ \$* == *torch_ddp* ]]; then
       [[ \$* == *--compile* ]] && speed=150 || speed=100
