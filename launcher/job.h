@@ -16,7 +16,7 @@ namespace annulus {
 struct Job {
   RunPlan run;
   Placement placement;
-  DomainPlan domains;
+  DomainPlan domains = {};
   SegmentPlan segment;
   std::vector<std::string> notes;     // decisions that the user should know
   std::vector<std::string> warnings;  // what will cost speed
