@@ -5,6 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <condition_variable>
 #include <cstring>
 #include <mutex>
 #include <optional>
@@ -396,6 +398,37 @@ std::string run_as_processes(const CommunicatorSegment& segment,
   return said;
 }
 
+namespace {
+
+// Aborts ranks that hang.
+class Watchdog {
+ public:
+  explicit Watchdog(const CommunicatorSegment& segment)
+      : thread_([&] {
+          std::unique_lock lock(mutex_);
+          expired_ = !done_.wait_for(lock, std::chrono::seconds(100), [&] { return is_done_; });
+          if (expired_) segment.abort();
+        }) {}
+  // Whether it had to.
+  bool stop() {
+    {
+      const std::lock_guard lock(mutex_);
+      is_done_ = true;
+    }
+    done_.notify_one();
+    thread_.join();
+    return expired_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable done_;
+  bool is_done_ = false, expired_ = false;
+  std::thread thread_;
+};
+
+}  // namespace
+
 void run_group(const Group& group, const Runner& run) {
   const CommunicatorSegment segment(
       {.ranks = group.ranks,
@@ -408,6 +441,7 @@ void run_group(const Group& group, const Runner& run) {
   for (std::size_t call = 0; call < all.size(); ++call) {
     expected.push_back(expect(all[call], group.algorithm, group.ranks, static_cast<int>(call)));
   }
+  Watchdog watchdog(segment);
   const std::string wrong = run(segment, [&](int rank) -> std::string {
     try {
       Rank self(segment, group.algorithm, rank);
@@ -423,6 +457,7 @@ void run_group(const Group& group, const Runner& run) {
     }
   });
   EXPECT_EQ(wrong, "");
+  EXPECT_FALSE(watchdog.stop()) << "ranks wait for each other for ever";
 }
 
 }  // namespace annulus::conformance

@@ -221,6 +221,23 @@ TEST(Mismatches, where_all_wait_in_a_circle_end_with_the_abort) {
   EXPECT_EQ(outcome.aborted, kRanks);
 }
 
+TEST(Mismatches, are_seen_by_who_polls) {
+  const Outcome outcome = run(
+      kRanks,
+      [&](int rank, Rank& self) {
+        if (rank == 2) return;  // never calls
+        const auto handle =
+            self.communicator.start({Collective::kAllReduce, self.in, self.out, kCount, 0, false, {}});
+        while (!handle.done()) {
+          self.communicator.progress();
+          std::this_thread::yield();
+        }
+      },
+      milliseconds(200));
+  EXPECT_EQ(outcome.finished, 1);
+  EXPECT_EQ(outcome.aborted, 2);
+}
+
 TEST(Mismatches, leave_calls_that_are_under_way_alone_to_die) {
   // A rank may give up with calls under way that nobody waits for.
   const Outcome outcome = run(
