@@ -226,6 +226,10 @@ void Communicator::progress() {
     spare_ = std::move(queue_.front());
     queue_.pop_front();
   }
+  if (queue_.empty()) return;
+  // Who polls must see what who waits sees, and be seen.
+  waiter_.check_abort();
+  waiter_.beat();
 }
 
 void Communicator::wait(uint64_t number) {

@@ -83,9 +83,11 @@ bool Executor::step(Run& run, const Action& action) {
       if (wake_on_release_) waiter_.wake(action.peer);
       return true;
     case Action::Kind::kSum:
+      protocol_point(ProtocolPoint::kSum);
       sum(run, action);
       return true;
     case Action::Kind::kCopy:
+      protocol_point(ProtocolPoint::kCopy);
       copy(run, action);
       return true;
   }

@@ -22,6 +22,7 @@ inline void store_fence() {
 // thread wrote before, non-temporal stores included, is visible to the receiver that takes the descriptor.
 // The receiver may sleep: wake it (Waiter::wake) afterwards.
 inline bool publish(SpscRing::Sender& sender, const Descriptor& descriptor) {
+  protocol_point(ProtocolPoint::kPublish);
   store_fence();
   return sender.try_send(descriptor);
 }

@@ -30,6 +30,7 @@
 #include <optional>
 
 #include "collectives/descriptor.h"
+#include "collectives/protocol_point.h"
 #include "collectives/wait.h"
 #include "telemetry/check.h"
 
@@ -84,6 +85,7 @@ class SpscRing {
       if (!can_send()) return false;
       RingLine& line = lines_[next_ & mask_];
       line.descriptor = descriptor;
+      protocol_point(ProtocolPoint::kSend);
       line.sequence.store(next_ + 1, std::memory_order_release);  // R0
       ++next_;
       return true;
@@ -92,6 +94,7 @@ class SpscRing {
     // all before it: the line that the receiver wrote last is rarely touched.
     bool can_send() {
       if (next_ < free_until_) return true;
+      protocol_point(ProtocolPoint::kReuse);
       for (const uint64_t ahead : {mask_ / 2, uint64_t{0}}) {
         const uint64_t n = next_ + ahead;
         if (lines_[n & mask_].sequence.load(std::memory_order_acquire) != n) continue;  // A1
@@ -123,16 +126,21 @@ class SpscRing {
     // The oldest descriptor that was sent and not yet accepted. Memory ordering: sees all that the sender
     // wrote before it sent (A0). The pointer is valid until its line is released.
     const Descriptor* peek() const {
+      protocol_point(ProtocolPoint::kPeek);
       const RingLine& line = lines_[next_ & mask_];
       if (line.sequence.load(std::memory_order_acquire) != next_ + 1) return nullptr;  // A0
       return &line.descriptor;
     }
     // Moves on to the next descriptor; the line is kept until release().
-    void accept() { ++next_; }
+    void accept() {
+      protocol_point(ProtocolPoint::kAccept);
+      ++next_;
+    }
     // Gives the oldest line that was accepted back to the sender. Memory ordering: the receiver's reads of
     // the line and of its payload come before the sender's next writes (R1 -> A1).
     void release() {
       CHECK(released_ < next_);
+      protocol_point(ProtocolPoint::kRelease);
       lines_[released_ & mask_].sequence.store(released_ + mask_ + 1, std::memory_order_release);  // R1
       ++released_;
     }

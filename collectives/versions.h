@@ -44,9 +44,11 @@ class Versions {
   // call Waiter::wake_all afterwards.
   void store(int rank, int bucket, uint32_t step) {
     store_fence();
+    protocol_point(ProtocolPoint::kVersionStore);
     word(rank, bucket).store(step, std::memory_order_release);  // V0
   }
   uint32_t load(int rank, int bucket) const {
+    protocol_point(ProtocolPoint::kVersionLoad);
     return word(rank, bucket).load(std::memory_order_acquire);
   }  // V1
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "collectives/protocol_point.h"
 #include "telemetry/check.h"
 
 namespace annulus {
@@ -18,6 +19,7 @@ long futex(std::atomic<uint32_t>& word, int operation, uint32_t value, const tim
 }
 
 void ring(RankControl& rank) {
+  protocol_point(ProtocolPoint::kRing);
   rank.doorbell.fetch_add(1, std::memory_order_release);
   futex(rank.doorbell, FUTEX_WAKE, 1, nullptr);
 }
@@ -41,12 +43,14 @@ const char* to_string(Await what) {
 }
 
 void wake(WaitControl& control, const RankControls& ranks, int rank) {
+  protocol_point(ProtocolPoint::kWake);
   std::atomic_thread_fence(std::memory_order_seq_cst);                                // W1
   const uint64_t bits = control.sleepers[rank / 64].load(std::memory_order_relaxed);  // W2
   if (bits >> (rank % 64) & 1) ring(ranks[rank]);                                     // W3
 }
 
 void wake_all(WaitControl& control, const RankControls& ranks) {
+  protocol_point(ProtocolPoint::kWake);
   std::atomic_thread_fence(std::memory_order_seq_cst);  // W1
   for (int word = 0; word * 64 < ranks.count; ++word) {
     uint64_t bits = control.sleepers[word].load(std::memory_order_relaxed);  // W2
@@ -85,11 +89,13 @@ void Waiter::leave() {
 uint32_t Waiter::prepare_sleep() {
   control_.sleepers[rank_ / 64].fetch_or(uint64_t{1} << (rank_ % 64), std::memory_order_relaxed);  // S0
   std::atomic_thread_fence(std::memory_order_seq_cst);                                             // S1
-  return ranks_[rank_].doorbell.load(std::memory_order_acquire);                                   // S2
+  protocol_point(ProtocolPoint::kLieDown);
+  return ranks_[rank_].doorbell.load(std::memory_order_acquire);  // S2
 }
 
 void Waiter::sleep(uint32_t seen) {
   if (control_.abort.load(std::memory_order_acquire) != 0) return;  // check() will throw
+  protocol_point(ProtocolPoint::kSleep);
   const timespec slice{.tv_sec = 0, .tv_nsec = kSleepSliceNs};
   futex(ranks_[rank_].doorbell, FUTEX_WAIT, seen, &slice);  // S3
 }

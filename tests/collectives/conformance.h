@@ -13,7 +13,8 @@ namespace annulus::conformance {
 struct Group {
   Algorithm algorithm;
   int ranks;
-  int domains;  // pretended
+  int domains;         // pretended
+  bool brief = false;  // small counts only
   std::string name() const;
 };
 std::vector<Group> groups();

@@ -1,5 +1,6 @@
 // A box in one process: ranks are threads, the segment is plain memory, so that ThreadSanitizer sees every
-// access.
+// access. And what they exchange: gradients made up of step, shard and element, and the sums that are
+// promised.
 #pragma once
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "collectives/exchange.h"
+#include "kernels/reduce.h"
 
 namespace annulus {
 
@@ -104,5 +106,66 @@ class Box {
   Memory controls_storage_, words_, gradients_, result_;
   std::vector<Memory> rings_;
 };
+
+// A cheap hash as gradient, so that every element of every shard and step differs and sums round.
+inline float gradient(uint32_t step, int64_t shard, int64_t i) {
+  uint64_t x = step * 0x9e3779b97f4a7c15ull + shard * 0xc2b2ae3d27d4eb4full + i * 0x165667b19e3779f9ull;
+  x ^= x >> 29;
+  x *= 0xbf58476d1ce4e5b9ull;
+  x ^= x >> 32;
+  return static_cast<float>(static_cast<int32_t>(x)) * 0x1p-20f;
+}
+
+inline float tree_sum(uint32_t step, int64_t lo, int64_t hi, int64_t i) {
+  if (hi - lo == 1) return gradient(step, lo, i);
+  const int64_t m = lo + (hi - lo + 1) / 2;
+  return tree_sum(step, lo, m, i) + tree_sum(step, m, hi, i);
+}
+
+// The order in which ring adds: ranks owner+1, owner+2, ..., owner, each its own shards' sum.
+inline float ring_sum(uint32_t step, const Box& box, int owner, int64_t i) {
+  const int ranks = box.ranks();
+  const int64_t shards = box.plan().shards;
+  const auto rank_sum = [&](int rank) {
+    const ShardRange own = deal(rank, ranks, shards);
+    const RankSum plan = box.rank_sum(rank);
+    std::vector<float> buffers(plan.buffers);
+    for (int64_t s = own.begin; s < own.end; ++s) {
+      buffers[plan.shards[s - own.begin].buffer] = gradient(step, s, i);
+      for (const RankSum::Add& add : plan.shards[s - own.begin].adds) buffers[add.into] += buffers[add.from];
+    }
+    return buffers[0];
+  };
+  float sum = rank_sum((owner + 1) % ranks);
+  for (int k = 2; k <= ranks; ++k) sum += rank_sum((owner + k) % ranks);
+  return sum;
+}
+
+inline float promised_sum(uint32_t step, const Box& box, int owner, int64_t i) {
+  return box.plan().algorithm == Algorithm::kRing ? ring_sum(step, box, owner, i)
+                                                  : tree_sum(step, 0, box.plan().shards, i);
+}
+
+// One rank's step, as a worker does it: its shards one by one, every bucket published when it is complete.
+inline void do_step(const Box& box, int rank, uint32_t step, Waiter& waiter, Exchange& exchange) {
+  exchange.begin(step);
+  box.versions().wait_all(waiter, step - 1);  // Rule G
+  const ShardRange own = deal(rank, box.ranks(), box.plan().shards);
+  const RankSum plan = box.rank_sum(rank);
+  for (int64_t shard = own.begin; shard < own.end; ++shard) {
+    const RankSum::Shard& part = plan.shards[shard - own.begin];
+    for (const BucketExtent& bucket : box.buckets()) {
+      const int64_t end = bucket.offset + bucket.blocks * kBlockElements;
+      for (int64_t i = bucket.offset; i < end; ++i)
+        box.gradients(rank, part.buffer)[i] = gradient(step, shard, i);
+      for (const RankSum::Add& sum : part.adds) {
+        float* into = box.gradients(rank, sum.into) + bucket.offset;
+        add(end - bucket.offset, into, box.gradients(rank, sum.from) + bucket.offset, into);
+      }
+      if (shard + 1 == own.end) exchange.publish();
+    }
+  }
+  exchange.finish();
+}
 
 }  // namespace annulus
