@@ -44,10 +44,12 @@ std::vector<std::byte> rounded(DataType type, const std::vector<float>& values) 
 }
 
 #if defined(__SANITIZE_THREAD__)
-// ThreadSanitizer makes every access some twenty times as slow; these still come in several parts.
-constexpr int64_t kMany = 2503, kMost = 150'001;
+// ThreadSanitizer makes every access some twenty times as slow; the largest still come in several parts.
+const std::vector<int64_t> kPrimes{1009, 2503};
+constexpr int64_t kMost = 150'001;
 #else
-constexpr int64_t kMany = 40'009, kMost = 1'000'003;
+const std::vector<int64_t> kPrimes{7, 127, 1009, 40'009};
+constexpr int64_t kMost = 1'000'003;
 #endif
 constexpr int kMostRanks = 9;
 
@@ -213,7 +215,8 @@ std::vector<Case> cases(const Group& group) {
   const int ranks = group.ranks;
   const Algorithm algorithm = group.algorithm;
   std::vector<Case> cases;
-  std::vector<int64_t> counts{0, 1, ranks - 1, ranks, ranks + 1, 7, 127, 1009, kMany};
+  std::vector<int64_t> counts{0, 1, ranks - 1, ranks, ranks + 1};
+  counts.insert(counts.end(), kPrimes.begin(), kPrimes.end());
   if (group.brief) counts = {1, ranks + 1, 1009};
   for (const Collective collective :
        {Collective::kAllReduce, Collective::kReduceScatter, Collective::kAllGather, Collective::kBroadcast,

@@ -26,11 +26,13 @@ using simulation::Order;
 using simulation::Strand;
 using simulation::Symbol;
 
-constexpr struct {
+struct Turns {
   Order order;
   unsigned seed;
-} kOrders[] = {{Order::kRoundRobin, 0}, {Order::kFirstThatCan, 0}, {Order::kLastThatCan, 0},
-               {Order::kRandom, 1},     {Order::kRandom, 2},       {Order::kRandom, 3}};
+};
+const std::vector<Turns> kFewOrders{{Order::kRoundRobin, 0}, {Order::kLastThatCan, 0}, {Order::kRandom, 1}};
+const std::vector<Turns> kOrders{{Order::kRoundRobin, 0}, {Order::kFirstThatCan, 0}, {Order::kLastThatCan, 0},
+                                 {Order::kRandom, 1},     {Order::kRandom, 2},       {Order::kRandom, 3}};
 
 // The algorithm of a group of ranks, with its domains.
 struct Way {
@@ -356,8 +358,9 @@ class Communicators {
 
 // Runs calls in all orders of turns; says what was found, or nothing.
 std::string fault_in(const Way& way, const std::vector<Call>& calls,
-                     const std::function<void(int, Schedule&)>& break_it = {}) {
-  for (const auto& [order, seed] : kOrders) {
+                     const std::function<void(int, Schedule&)>& break_it = {},
+                     const std::vector<Turns>& orders = kOrders) {
+  for (const auto& [order, seed] : orders) {
     Communicators communicators(way);
     communicators.break_it = break_it;
     for (const Call& call : calls) communicators.add(call);
@@ -426,7 +429,7 @@ TEST_P(SchedulesOf, every_collective_gives_every_element_in_every_order_of_turns
       for (const Call& shape : shapes(collective, ranks)) {
         const Call call = fitted(shape, way);
         // Twice, so that the second call meets what the first one leaves behind.
-        ASSERT_EQ(fault_in(way, {call, call}), "") << call.text();
+        ASSERT_EQ(fault_in(way, {call, call}, {}, kFewOrders), "") << call.text();
       }
     }
   }
@@ -436,7 +439,7 @@ TEST_P(SchedulesOf, calls_of_all_kinds_follow_each_other) {
   const int ranks = GetParam();
   std::mt19937 random(ranks);
   for (const Way& way : ways(ranks, ranks)) {
-    for (int i = 0; i < 20; ++i) {
+    for (int i = 0; i < 12; ++i) {
       std::vector<Call> calls;
       std::string text;
       for (int k = 0; k < 8; ++k) {
