@@ -10,13 +10,16 @@ namespace {
 // A ring passes 256 KiB on at once: half of it stays in the second-level cache of who reads it next.
 constexpr int64_t kRingChunk = 16 * kBlockElements;
 
-Binding bind(const ExchangeMemory& memory) {
-  Binding binding;
-  for (float* gradients : memory.gradients) {
-    binding.shared[static_cast<int>(Space::kInput)].push_back({reinterpret_cast<std::byte*>(gradients)});
+std::vector<Binding> bind(const ExchangeMemory& memory) {
+  std::vector<Binding> bindings;
+  for (const std::vector<float*>& set : memory.gradients) {
+    Binding& binding = bindings.emplace_back();
+    for (float* gradients : set) {
+      binding.shared[static_cast<int>(Space::kInput)].push_back({reinterpret_cast<std::byte*>(gradients)});
+    }
+    binding.input_part_bytes = memory.buffer_stride * static_cast<int64_t>(sizeof(float));
   }
-  binding.input_part_bytes = memory.buffer_stride * static_cast<int64_t>(sizeof(float));
-  return binding;
+  return bindings;
 }
 
 }  // namespace
@@ -80,7 +83,7 @@ Exchange::Exchange(const ExchangePlan& plan, const ExchangeMemory& memory, Versi
                    SumSink sink)
     : versions_(versions),
       sink_(std::move(sink)),
-      binding_(bind(memory)),
+      bindings_(bind(memory)),
       executor_(memory.base, plan.ranks, waiter, memory.has_ring, memory.ring) {
   for (int bucket = 0; bucket < static_cast<int>(plan.buckets.size()); ++bucket) {
     schedules_.push_back(plan.schedule(waiter.rank(), bucket));
@@ -94,7 +97,7 @@ void Exchange::begin(uint32_t step) {
   runs_.clear();
   for (std::size_t bucket = 0; bucket < schedules_.size(); ++bucket) {
     runs_.push_back({.schedule = &schedules_[bucket],
-                     .binding = &binding_,
+                     .binding = &bindings_[step % bindings_.size()],
                      .sink = &sink_,
                      .label = {Phase::kStep, step, static_cast<uint32_t>(bucket)}});
   }

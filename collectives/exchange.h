@@ -37,8 +37,10 @@ inline ShardRange slice_of(int rank, int ranks, const BucketExtent& bucket) {
 struct ExchangeMemory {
   std::byte* base = nullptr;  // descriptors' places count from here
   int ranks = 0;
-  std::vector<float*> gradients;  // per rank: its first gradient buffer
-  int64_t buffer_stride = 0;      // elements from one gradient buffer of a rank to its next
+  // [set][rank]: its first gradient buffer. Step k uses set k modulo the number of sets: with two, gradients
+  // of the next step can be written while those of this one are still read.
+  std::vector<std::vector<float*>> gradients;
+  int64_t buffer_stride = 0;  // elements from one gradient buffer of a rank to its next
   std::function<bool(int from, int to)> has_ring;
   std::function<SpscRing(int from, int to)> ring;
 };
@@ -77,7 +79,8 @@ class Exchange {
   void begin(uint32_t step);
 
   // This rank's gradient buffers hold its final partial sums of the next bucket (0, then 1, ...). Until the
-  // step is committed, others read them, and this rank's exchange may write them: the caller must not.
+  // step is committed, others read them, and this rank's exchange may write them: the caller must not, save
+  // those of another set.
   // Memory ordering: they are visible to the receivers, non-temporal stores included. Throws as progress().
   void publish();
 
@@ -90,6 +93,9 @@ class Exchange {
   // an awaited rank shows no sign of life.
   void finish();
 
+  // Whether finish() has nothing left to do.
+  bool finished() const { return updated_ == schedules_.size(); }
+
   const ExchangeCounts& counts() const { return executor_.counts(); }
 
  private:
@@ -97,7 +103,7 @@ class Exchange {
 
   Versions versions_;
   SumSink sink_;
-  Binding binding_;
+  std::vector<Binding> bindings_;  // one per set of gradient buffers
   std::vector<Schedule> schedules_;
   std::vector<Executor::Run> runs_;
   Executor executor_;

@@ -142,6 +142,8 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
       "run; auto: direct or hierarchical, by the machine");
   table.number("bucket-mb", "MB", config.bucket_mb, {.low = 0, .low_included = false, .high = 1e6},
                "parameters whose gradients are handed over together");
+  table.whole("staleness", "0|1", config.staleness, 0, 1,
+              "1: the update of a step goes on during the next one, which reads the weights before it");
 
   table.section("Around the run");
   table.config_file("config", config_file, "YAML file with any of these options");
@@ -193,8 +195,8 @@ TopoOptions parse_topo(int argc, const char* const* argv) {
   table.section("The plan");
   table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
   table.section("What decides the segment's size");
-  table.take(train,
-             {"model", "dataset", "data", "batch-size", "shards", "optimizer", "algorithm", "bucket-mb"});
+  table.take(train, {"model", "dataset", "data", "batch-size", "shards", "optimizer", "algorithm",
+                     "bucket-mb", "staleness"});
   table.parse(argc, argv);
   settle_momentum(table, options.config);
   return options;
@@ -214,7 +216,7 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
                "channels, height and width of an image; auto: 1x28x28 for mlp, 3x32x32 for others");
   table.whole("batch-per-worker", "B", options.batch_per_worker, 1, most_images / most_workers,
               "images of one step per worker");
-  table.take(train, {"steps", "bucket-mb", "algorithm"});
+  table.take(train, {"steps", "bucket-mb", "algorithm", "staleness"});
   table.section("On which cores");
   table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
   table.section("Output");

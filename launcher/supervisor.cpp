@@ -251,7 +251,8 @@ JobOutcome Supervisor::run() {
   const uint32_t committed = segment_.versions().committed();
   if (committed != Versions::kNone) {
     outcome_.committed_step = committed;
-    outcome_.checksum = weights_checksum(job_.run.network, job_.run.buckets, segment_.weights(committed % 2));
+    outcome_.checksum =
+        weights_checksum(job_.run.network, job_.run.buckets, segment_.weights_after(committed));
   }
   for (int rank = 0; rank < segment_.ranks(); ++rank) {
     outcome_.descriptors += segment_.rank(rank).descriptors.load(std::memory_order_relaxed);

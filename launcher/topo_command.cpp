@@ -19,9 +19,13 @@ std::string draw_segment(const Job& job) {
   }
   text += fmt::format("  {:<34}{:>12}\n", "(private to each worker: arena)",
                       format_bytes(job.run.network.arena_bytes));
+  const SegmentInputs inputs = job.run.segment_inputs();
   text += fmt::format(
-      "weights and optimizer state exist once: {} in each of 2 generations, whatever the workers\n",
-      format_bytes(job.segment.state.bytes / 2));
+      "weights and optimizer state exist once: {} in each of 2 generations{}, whatever the workers\n",
+      format_bytes(inputs.state_arrays * job.segment.state_array_bytes),
+      inputs.staleness == 0 ? ""
+                            : fmt::format(", {} more of weights alone",
+                                          format_bytes(inputs.staleness * job.segment.state_array_bytes)));
   return text;
 }
 

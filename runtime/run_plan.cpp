@@ -9,6 +9,7 @@ SegmentInputs RunPlan::segment_inputs() const {
           .domains = domains,
           .buckets = buckets,
           .state_arrays = has_moments(config) ? 2 : 1,
+          .staleness = config.staleness,
           .dataset = dataset};
 }
 

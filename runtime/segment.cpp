@@ -11,6 +11,8 @@ Segment::Segment(const SegmentPlan& plan, const SegmentInputs& inputs, uint64_t 
       ranks_(inputs.ranks),
       buckets_(static_cast<int>(inputs.buckets.extents.size())),
       state_arrays_(inputs.state_arrays),
+      weight_generations_(inputs.weight_generations()),
+      gradient_sets_(inputs.gradient_sets()),
       memory_(
           plan.bytes, "the segment",
           "free memory, raise the limit, or use fewer --workers, fewer --shards or a smaller --batch-size",
@@ -27,6 +29,8 @@ Segment::Segment(const SegmentPlan& plan, const SegmentInputs& inputs, uint64_t 
   header.plan_hash = plan_hash;
   header.buckets = buckets_;
   header.state_arrays = state_arrays_;
+  header.weight_generations = weight_generations_;
+  header.gradient_sets = gradient_sets_;
   header.rank_parts = plan.rank_parts;
   header.versions = plan.versions;
   header.rings = plan.rings;
@@ -60,7 +64,10 @@ ExchangeMemory Segment::exchange_memory() const {
   ExchangeMemory memory;
   memory.base = base();
   memory.ranks = ranks_;
-  for (int rank = 0; rank < ranks_; ++rank) memory.gradients.push_back(gradients(rank, 0));
+  for (int set = 0; set < gradient_sets_; ++set) {
+    std::vector<float*>& first = memory.gradients.emplace_back();
+    for (int rank = 0; rank < ranks_; ++rank) first.push_back(gradients(rank, 0, set));
+  }
   memory.buffer_stride = plan_.gradient_buffer_bytes / sizeof(float);
   memory.has_ring = [this](int from, int to) { return plan_.ring_offsets[from * ranks_ + to] != 0; };
   memory.ring = [this](int from, int to) { return ring(from, to); };

@@ -35,16 +35,20 @@ class Segment {
   SpscRing ring(int from, int to) const;
   ExchangeMemory exchange_memory() const;
 
-  // Arrays of one generation (0 or 1), and gradient buffer `buffer` of a rank (below
-  // SegmentPlan::gradient_buffers): BucketPlan::elements floats each.
+  // Arrays of one generation (below SegmentInputs::weight_generations; moments: 0 or 1), and gradient buffer
+  // `buffer` (below SegmentPlan::gradient_buffers) of a rank in a set: BucketPlan::elements floats each.
   float* weights(int generation) const { return state_array(generation * state_arrays_); }
   float* moments(int generation) const {  // null where the optimizer has none
     return state_arrays_ == 2 ? state_array(generation * state_arrays_ + 1) : nullptr;
   }
-  float* gradients(int rank, int buffer) const {
+  float* gradients(int rank, int buffer, int set = 0) const {
     return reinterpret_cast<float*>(base() + plan_.gradient_offsets[rank] +
-                                    buffer * plan_.gradient_buffer_bytes);
+                                    (set * plan_.gradient_buffers[rank] + buffer) *
+                                        plan_.gradient_buffer_bytes);
   }
+  // The generation that step `step` writes; 0: initial weights.
+  float* weights_after(uint32_t step) const { return weights(static_cast<int>(step % weight_generations_)); }
+  float* moments_after(uint32_t step) const { return moments(static_cast<int>(step % 2)); }
   DatasetView data(const DatasetInfo& info) const;
 
   // Wakes every rank that sleeps: something has changed in the header.
@@ -59,6 +63,8 @@ class Segment {
   int ranks_;
   int buckets_;
   int state_arrays_;
+  uint32_t weight_generations_;
+  int gradient_sets_;
   SharedMemory memory_;
 };
 

@@ -1,5 +1,7 @@
 #include "runtime/segment_layout.h"
 
+#include <fmt/format.h>
+
 namespace annulus {
 namespace {
 
@@ -47,7 +49,7 @@ void plan_rings(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& plan) 
 void plan_state(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& plan) {
   plan.state_array_bytes = inputs.buckets.elements * sizeof(float);
   const uint64_t begin = cursor.take(0, kPageBytes);
-  for (int array = 0; array < 2 * inputs.state_arrays; ++array) {
+  for (int array = 0; array < inputs.all_state_arrays(); ++array) {
     const uint64_t base = cursor.take(plan.state_array_bytes, kPageBytes);
     for (const BucketExtent& bucket : inputs.buckets.extents) {
       for (int rank = 0; rank < inputs.ranks; ++rank) {
@@ -66,7 +68,8 @@ void plan_gradients(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& pl
   const uint64_t begin = cursor.take(0, kPageBytes);
   for (int rank = 0; rank < inputs.ranks; ++rank) {
     const int buffers = inputs.exchange().rank_sum(rank).buffers;
-    const uint64_t first = cursor.take(buffers * plan.gradient_buffer_bytes, kPageBytes);
+    const uint64_t bytes = inputs.gradient_sets() * buffers * plan.gradient_buffer_bytes;
+    const uint64_t first = cursor.take(bytes, kPageBytes);
     plan.gradient_buffers.push_back(buffers);
     plan.gradient_offsets.push_back(first);
     plan.homes.push_back({cursor.since(first), rank});
@@ -118,9 +121,11 @@ SegmentPlan plan_segment(const SegmentInputs& inputs) {
                 {"ranks (control, step records)", plan.rank_parts.bytes},
                 {"versions", plan.versions.bytes},
                 {"rings", plan.rings.bytes},
-                {"weights, 2 generations", 2 * plan.state_array_bytes}};
+                {fmt::format("weights, {} generations", inputs.weight_generations()),
+                 inputs.weight_generations() * plan.state_array_bytes}};
   if (inputs.state_arrays == 2) plan.parts.push_back({"moments, 2 generations", 2 * plan.state_array_bytes});
-  plan.parts.push_back({"gradients, all ranks", plan.gradients.bytes});
+  plan.parts.push_back({inputs.gradient_sets() == 1 ? "gradients, all ranks" : "gradients, all ranks, 2 sets",
+                        plan.gradients.bytes});
   plan.parts.push_back({"images and labels", plan.data.bytes});
   return plan;
 }

@@ -2,10 +2,13 @@
 //
 //   +--------+---------+----------+--------+----------------------+-----------------------+----------------+
 //   | header | ranks   | versions | rings  | state                | gradients             | data           |
-//   | 1 page | P parts | P rows   | pairs  | 2 x (weights,moments)| P x buffers           | images, labels |
+//   | 1 page | P parts | P rows   | pairs  | 2 x (weights,moments)| P x sets x buffers    | images, labels |
 //   +--------+---------+----------+--------+----------------------+-----------------------+----------------+
 //              rank's    any        receiver's  a slice's pages on    rank's node             all nodes of
 //              node      node       node        its owner's node                              ranks in turn
+//
+// With --staleness 1 there is a third generation of weights behind the two of weights and moments, and
+// gradients have two sets of buffers, not one.
 //
 // Sections start on pages. Everything inside is 64-byte aligned, words of different ranks 128 bytes apart or
 // more. Who writes what is said at each field; nothing is allocated after the fork and no lock lives here.
@@ -25,7 +28,7 @@
 namespace annulus {
 
 inline constexpr uint64_t kSegmentMagic = 0x31'53'55'4c'55'4e'4e'41;  // "ANNULUS1" in memory order
-inline constexpr uint32_t kSegmentVersion = 1;
+inline constexpr uint32_t kSegmentVersion = 2;
 inline constexpr int64_t kPageBytes = 4096;
 
 struct Section {
@@ -41,7 +44,9 @@ struct SegmentHeader {
   uint64_t bytes;      // of the segment
   uint64_t plan_hash;  // NetworkPlan::hash()
   uint32_t buckets;
-  uint32_t state_arrays;  // 1: weights; 2: weights and moments
+  uint32_t state_arrays;        // 1: weights; 2: weights and moments
+  uint32_t weight_generations;  // step k's update writes weights k modulo this, and moments k modulo 2
+  uint32_t gradient_sets;       // step k's gradients are in set k modulo this
   Section rank_parts, versions, rings, state, gradients, data;
 
   alignas(kRankSpacing) WaitControl wait;
@@ -92,7 +97,14 @@ struct SegmentInputs {
   Domains domains;
   BucketPlan buckets;
   int state_arrays = 2;  // 1: weights; 2: weights and moments
+  int staleness = 0;     // 1: an update goes on while the next step computes
   DatasetInfo dataset;
+
+  // While step k computes on what step k-2 wrote, step k-1 still reads that and writes another; should step
+  // k-1 be done again, both k-2 and k-3 must be whole.
+  int weight_generations() const { return 2 + staleness; }
+  int gradient_sets() const { return 1 + staleness; }
+  int all_state_arrays() const { return 2 * state_arrays + staleness; }
 
   ExchangePlan exchange() const { return {algorithm, ranks, shards, buckets.extents, domains}; }
 };
@@ -106,7 +118,7 @@ struct SegmentPlan {
   std::vector<uint32_t> ring_capacities;  // [from * ranks + to], lines
   uint64_t state_array_bytes = 0;
   uint64_t gradient_buffer_bytes = 0;
-  std::vector<int> gradient_buffers;       // per rank
+  std::vector<int> gradient_buffers;       // per rank, in each set
   std::vector<uint64_t> gradient_offsets;  // per rank: bytes from the segment's start
   uint64_t train_images = 0, train_labels = 0, test_images = 0,
            test_labels = 0;  // bytes from the segment's start

@@ -17,6 +17,13 @@ struct StepImages {
   bool ends_epoch = false;
 };
 
+// The version of the weights that step `step` computes its gradients from: the update before it, or with
+// staleness 1 the one before that, since the last one is still being made.
+inline uint32_t version_read(uint32_t step, int staleness) {
+  const uint32_t before = 1 + static_cast<uint32_t>(staleness);
+  return step > before ? step - before : 0;
+}
+
 class StepSchedule {
  public:
   // `images`: in the training set. Throws UserError if not even one batch is to be had.

@@ -50,9 +50,9 @@ void Worker::run() {
   for (uint32_t k = 1; k <= header_.last_step.load(std::memory_order_acquire); ++k) {
     if (!step(k)) break;
     const StepImages images = run_.schedule.images(k);
-    const bool last = k == static_cast<uint32_t>(run_.schedule.steps());
-    if ((images.ends_epoch || last) && run_.dataset.test_count > 0) evaluate(images.epoch + 1, k);
+    if (evaluates_after(k, images)) evaluate(images.epoch + 1, k);
   }
+  finish_update();
 
   enter(RankState::kFinished);
   waiter_.wait(launcher, [&] { return header_.dismissed.load(std::memory_order_acquire) != 0; });
@@ -85,7 +85,8 @@ void Worker::prepare() {
 
   const SegmentPlan& plan = segment_.plan();
   populate(segment_.base() + plan.state.offset, plan.state.bytes);
-  populate(segment_.gradients(rank_, 0), plan.gradient_buffers[rank_] * plan.gradient_buffer_bytes);
+  populate(segment_.gradients(rank_, 0),
+           header_.gradient_sets * plan.gradient_buffers[rank_] * plan.gradient_buffer_bytes);
   populate(segment_.base(), plan.state.offset);  // header, ranks, versions, rings
   waiter_.beat();
 
@@ -122,14 +123,10 @@ bool Worker::step(uint32_t step) {
   const int64_t busy_before = exchange_->counts().busy_ns;
   const int64_t waited_before = waiter_.waited_ns();
   const StepImages images = run_.schedule.images(step);
-  const float* weights = segment_.weights((step - 1) % 2);
+  const uint32_t version = version_read(step, run_.config.staleness);
+  const float* weights = segment_.weights_after(version);
+  const bool delayed = run_.config.staleness != 0;
   LossSum loss;
-  int64_t hidden_ns = 0;
-  first_publish_ns_ = 0;
-  updating_step_ = step;
-  update_stores_.weights = weight_store_.choose(run_.buckets.elements);
-  sgd_.learning_rate = run_.schedule.learning_rate(step);
-  exchange_->begin(step);
 
   const ShardRange shards = deal(rank_, run_.config.workers, run_.config.shards);
   for (int64_t shard = shards.begin; shard < shards.end; ++shard) {
@@ -138,42 +135,72 @@ bool Worker::step(uint32_t step) {
     const bool empty = part.count() == 0;
     if (!empty) {
       load_images(images, part);
-      forward(step, weights, first);
+      forward(weights, version, first);
       loss += network_->loss({labels_.data(), static_cast<std::size_t>(part.count())}, 1.0f / images.count);
     }
-    if (first) {
-      // Rule G: from here on this step may overwrite what others read for the step before.
-      versions_.wait_all(waiter_, step - 1);
-      if (step > header_.last_step.load(std::memory_order_acquire)) return false;
-      if (rank_ == 0 && header_.stop_requested.load(std::memory_order_relaxed) != 0) {
-        header_.last_step.store(step, std::memory_order_release);
-      }
-    }
-    backward(weights, sum_plan_.shards[shard - shards.begin], empty, last);
+    if (first && !delayed && !admit(step)) return false;
+    if (!backward(step, weights, sum_plan_.shards[shard - shards.begin], empty, last)) return false;
   }
-  if (first_publish_ns_ != 0) {
-    const int64_t exchange = exchange_->counts().busy_ns + waiter_.waited_ns() - exchange_at_publish_ns_;
-    hidden_ns = std::max<int64_t>(now_ns() - first_publish_ns_ - exchange, 0);
-  }
-  exchange_->finish();
+  // Evaluation is of all updates.
+  if (!delayed || evaluates_after(step, images)) finish_update();
 
   const int64_t end = now_ns();
   const int64_t comm = exchange_->counts().busy_ns - busy_before;
   const int64_t sync = waiter_.waited_ns() - waited_before;
-  weight_store_.took(run_.buckets.elements, end - begin);
+  // A kind of store is kept until a step both reads and writes weights that were stored so.
+  if (step % (1 + 2 * run_.config.staleness) == 0) weight_store_.took(run_.buckets.elements, end - begin);
   part_.steps.push({.step = step,
                     .begin_ns = begin,
                     .end_ns = end,
                     .compute_ns = end - begin - comm - sync,
                     .comm_ns = comm,
                     .sync_ns = sync,
-                    .hidden_ns = hidden_ns,
+                    .hidden_ns = hidden_.take(exchange_ns()),
                     .loss_units = loss.loss_units,
                     .images = loss.images,
                     .not_finite = loss.not_finite});
+  return true;
+}
+
+// Rule G and the stop point. From here on this step may overwrite what others read for the step before: with
+// staleness 0 the gradients, so it stands before backward; with staleness 1 it is only rings and the older
+// generation of moments and weights, so it stands before the first bucket is published. The gradients that a
+// delayed step writes are those of the step before the last, which this rank saw committed here a step ago.
+bool Worker::admit(uint32_t step) {
+  finish_update();
+  versions_.wait_all(waiter_, step - 1);
+  if (step > header_.last_step.load(std::memory_order_acquire)) return false;
+  if (rank_ == 0 && header_.stop_requested.load(std::memory_order_relaxed) != 0) {
+    header_.last_step.store(step, std::memory_order_release);
+  }
+  updating_step_ = step;
+  update_stores_.weights = weight_store_.choose(run_.buckets.elements);
+  sgd_.learning_rate = run_.schedule.learning_rate(step);
+  exchange_->begin(step);
+  return true;
+}
+
+// Of the step that was admitted last.
+void Worker::finish_update() {
+  if (updating_step_ == 0) return;
+  exchange_->finish();
+  if (hidden_.under_way()) hidden_.end(exchange_ns());
   part_.descriptors.store(exchange_->counts().descriptors, std::memory_order_relaxed);
   part_.bytes.store(exchange_->counts().bytes, std::memory_order_relaxed);
-  return true;
+}
+
+void Worker::progress() {
+  exchange_->progress();
+  if (hidden_.under_way() && exchange_->finished()) hidden_.end(exchange_ns());
+}
+
+bool Worker::evaluates_after(uint32_t step, const StepImages& images) const {
+  const bool last = step == static_cast<uint32_t>(run_.schedule.steps());
+  return (images.ends_epoch || last) && run_.dataset.test_count > 0;
+}
+
+float* Worker::gradients(uint32_t step, int buffer) const {
+  return segment_.gradients(rank_, buffer, static_cast<int>(step % header_.gradient_sets));
 }
 
 void Worker::load_images(const StepImages& images, const ShardRange& part) {
@@ -201,66 +228,67 @@ void Worker::load_images(const StepImages& images, const ShardRange& part) {
   waiter_.beat();
 }
 
-void Worker::forward(uint32_t step, const float* weights, bool wait_for_updates) {
+void Worker::forward(const float* weights, uint32_t version, bool wait_for_updates) {
   for (int stage = 0; stage < run_.network.stage_count(); ++stage) {
     if (wait_for_updates) {
-      for (const int bucket : buckets_by_stage_[stage]) versions_.wait_bucket(waiter_, bucket, step - 1);
+      for (const int bucket : buckets_by_stage_[stage]) versions_.wait_bucket(waiter_, bucket, version);
     }
     for (int portion = 0; portion < network_->portions(stage); ++portion) {
       network_->forward(stage, portion, weights);
       waiter_.beat();
+      progress();
     }
   }
 }
 
-void Worker::backward(const float* weights, const RankSum::Shard& shard, bool empty, bool last) {
-  float* gradients = segment_.gradients(rank_, shard.buffer);
-  if (empty) std::fill_n(gradients, run_.buckets.elements, 0.0f);
+bool Worker::backward(uint32_t step, const float* weights, const RankSum::Shard& shard, bool empty,
+                      bool last) {
+  float* into = gradients(step, shard.buffer);
+  if (empty) std::fill_n(into, run_.buckets.elements, 0.0f);
   int next_bucket = 0;
   for (int stage = run_.network.stage_count() - 1; stage >= 0; --stage) {
     const int portions = network_->portions(stage);
     for (int portion = 0; portion < portions; ++portion) {
-      if (!empty) network_->backward(stage, portion, weights, gradients);
+      if (!empty) network_->backward(stage, portion, weights, into);
       waiter_.beat();
       // Publish the stage's gradients before taking others' up.
-      if (last && portion + 1 < portions) exchange_->progress();
+      if (portion + 1 < portions) progress();
     }
     const int first_layer = run_.network.stages[stage].first_layer;
     while (next_bucket < versions_.buckets() && run_.buckets.first_layer[next_bucket] >= first_layer) {
-      finish_bucket(next_bucket++, shard, last);
+      if (last && updating_step_ != step && !admit(step)) return false;
+      finish_bucket(step, next_bucket++, shard, last);
     }
-    if (last) exchange_->progress();
+    progress();
   }
+  return true;
 }
 
-void Worker::finish_bucket(int bucket, const RankSum::Shard& shard, bool last) {
+void Worker::finish_bucket(uint32_t step, int bucket, const RankSum::Shard& shard, bool last) {
   const BucketExtent& extent = run_.buckets.extents[bucket];
   for (const RankSum::Add& sum : shard.adds) {
-    float* into = segment_.gradients(rank_, sum.into) + extent.offset;
-    add(extent.blocks * kBlockElements, into, segment_.gradients(rank_, sum.from) + extent.offset, into);
+    float* into = gradients(step, sum.into) + extent.offset;
+    add(extent.blocks * kBlockElements, into, gradients(step, sum.from) + extent.offset, into);
   }
   if (!last) return;
-  if (first_publish_ns_ == 0) {
-    first_publish_ns_ = now_ns();
-    exchange_at_publish_ns_ = exchange_->counts().busy_ns + waiter_.waited_ns();
-  }
+  if (!hidden_.under_way()) hidden_.begin(exchange_ns());
   exchange_->publish();
 }
 
 void Worker::apply(int64_t offset, int64_t count, const float* sum) {
-  const int from = (updating_step_ - 1) % 2, to = updating_step_ % 2;
+  const uint32_t from = updating_step_ - 1, to = updating_step_;
   const bool moments = segment_.moments(0) != nullptr;
-  sgd_update(sgd_, count, sum, segment_.weights(from) + offset,
-             moments ? segment_.moments(from) + offset : nullptr, segment_.weights(to) + offset,
-             moments ? segment_.moments(to) + offset : nullptr, update_stores_);
+  sgd_update(sgd_, count, sum, segment_.weights_after(from) + offset,
+             moments ? segment_.moments_after(from) + offset : nullptr, segment_.weights_after(to) + offset,
+             moments ? segment_.moments_after(to) + offset : nullptr, update_stores_);
 }
 
 // Batches of test images are dealt out to ranks in turn. Reads the generation that `step` wrote, which stays
-// whole meanwhile: the next update of it is that of step + 2, for which Rule G waits for this rank.
+// whole meanwhile: the next update of it is that of step + 2 or later, for which Rule G waits for this rank.
 void Worker::evaluate(int64_t epoch, uint32_t step) {
   const DatasetInfo& info = run_.dataset;
   const int64_t pixels = info.shape.pixels(), batch = nominal_shard(run_.config);
-  const float* weights = segment_.weights(step % 2);
+  const float* weights = segment_.weights_after(step);
   versions_.wait_all(waiter_, step);
   LossSum sum;
   for (int64_t begin = rank_ * batch; begin < info.test_count; begin += run_.config.workers * batch) {
@@ -271,7 +299,7 @@ void Worker::evaluate(int64_t epoch, uint32_t step) {
                     out + i * pixels);
     }
     std::fill(out + count * pixels, out + network_->input().size(), 0.0f);
-    forward(step, weights, false);
+    forward(weights, step, false);
     sum += network_->loss(data_.test_labels.subspan(begin, count), 0.0f);
     waiter_.check_abort();
   }

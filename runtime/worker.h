@@ -4,8 +4,10 @@
 // any time.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
+#include <utility>
 
 #include "collectives/store_chooser.h"
 #include "kernels/network.h"
@@ -16,6 +18,34 @@
 #include "runtime/segment.h"
 
 namespace annulus {
+
+// How long compute went on while an exchange was under way. `exchange_ns`: the exchange's busy and waiting
+// time so far.
+class HiddenTime {
+ public:
+  bool under_way() const { return under_way_; }
+  void begin(int64_t exchange_ns) {
+    under_way_ = true;
+    begin_ns_ = now_ns() - exchange_ns;
+  }
+  void end(int64_t exchange_ns) {
+    under_way_ = false;
+    hidden_ns_ += std::max<int64_t>(now_ns() - exchange_ns - begin_ns_, 0);
+  }
+  // The time since the last take(); an exchange under way goes on.
+  int64_t take(int64_t exchange_ns) {
+    if (under_way_) {
+      end(exchange_ns);
+      begin(exchange_ns);
+    }
+    return std::exchange(hidden_ns_, 0);
+  }
+
+ private:
+  bool under_way_ = false;
+  int64_t begin_ns_ = 0;
+  int64_t hidden_ns_ = 0;
+};
 
 class Worker {
  public:
@@ -31,10 +61,17 @@ class Worker {
   void prepare();
   void enter(RankState state);
   void write_initial_state();
-  bool step(uint32_t step);  // false: the run had ended with the step before
-  void forward(uint32_t step, const float* weights, bool wait_for_updates);
-  void backward(const float* weights, const RankSum::Shard& shard, bool empty, bool last);
-  void finish_bucket(int bucket, const RankSum::Shard& shard, bool last);
+  // Each returns false where the run had ended with the step before.
+  bool step(uint32_t step);
+  bool admit(uint32_t step);
+  bool backward(uint32_t step, const float* weights, const RankSum::Shard& shard, bool empty, bool last);
+  bool evaluates_after(uint32_t step, const StepImages& images) const;
+  void progress();
+  void finish_update();
+  void forward(const float* weights, uint32_t version, bool wait_for_updates);
+  void finish_bucket(uint32_t step, int bucket, const RankSum::Shard& shard, bool last);
+  float* gradients(uint32_t step, int buffer) const;
+  int64_t exchange_ns() const { return exchange_->counts().busy_ns + waiter_.waited_ns(); }
   void load_images(const StepImages& images, const ShardRange& part);
   void apply(int64_t offset, int64_t count,
              const float* sum);  // the exchange's sink: one piece of the update
@@ -56,12 +93,11 @@ class Worker {
   Arena arena_;
   std::unique_ptr<Exchange> exchange_;
   std::vector<uint8_t> labels_;
-  uint32_t updating_step_ = 0;  // whose update apply() makes
+  uint32_t updating_step_ = 0;  // whose update apply() makes; 0: none so far
   SgdStep sgd_;
   UpdateStores update_stores_;
   StoreChooser weight_store_;  // goes by whole steps, because all ranks read the weights in the next forward
-  int64_t first_publish_ns_ = 0;        // of the step under way; 0: nothing published yet
-  int64_t exchange_at_publish_ns_ = 0;  // busy and waiting time of the exchange before that
+  HiddenTime hidden_;
 };
 
 }  // namespace annulus

@@ -19,8 +19,9 @@ struct StepRecord {
   int64_t compute_ns = 0;  // input, forward, loss, backward
   int64_t comm_ns = 0;     // publishing, summing and updating, on this rank's compute thread
   int64_t sync_ns = 0;     // waiting for other ranks
-  // Part of the exchange's span, from the first bucket published to the end of backward, that compute went on
-  // in: span - comm - sync, at least 0.
+  // Part of the exchange's span, from the first bucket published to the last slice updated, that compute went
+  // on in: span - comm - sync, at least 0. With --staleness 1 the span of a step reaches into the next one,
+  // whose record has that part.
   int64_t hidden_ns = 0;
   int64_t loss_units = 0;  // in kLossUnitNats, over this rank's images
   int64_t images = 0;

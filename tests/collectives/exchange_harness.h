@@ -9,6 +9,7 @@
 #include <memory>
 #include <new>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "collectives/exchange.h"
@@ -18,8 +19,10 @@ namespace annulus {
 
 class Box {
  public:
-  explicit Box(ExchangePlan plan, WaitPolicy policy = {.spin_ns = 2000, .deadline_ns = 20'000'000'000})
-      : plan_(std::move(plan)), policy_(policy), capacities_(plan_.descriptors_per_step()) {
+  static constexpr WaitPolicy kWaiting{.spin_ns = 2000, .deadline_ns = 20'000'000'000};
+
+  explicit Box(ExchangePlan plan, WaitPolicy policy = kWaiting, int sets = 1)
+      : plan_(std::move(plan)), sets_(sets), policy_(policy), capacities_(plan_.descriptors_per_step()) {
     elements_ = buckets().back().offset + buckets().back().blocks * kBlockElements;
     controls_storage_ = allocate(ranks() * sizeof(RankControl));
     for (int i = 0; i < ranks(); ++i) new (controls_storage_.get() + i * sizeof(RankControl)) RankControl;
@@ -36,7 +39,7 @@ class Box {
       }
     }
     for (int rank = 0; rank < ranks(); ++rank) buffers_ = std::max(buffers_, rank_sum(rank).buffers);
-    gradients_ = allocate(ranks() * buffers_ * elements_ * sizeof(float));
+    gradients_ = allocate(sets_ * ranks() * buffers_ * elements_ * sizeof(float));
     result_ = allocate(elements_ * sizeof(float));
   }
 
@@ -59,8 +62,11 @@ class Box {
   const ExchangePlan& plan() const { return plan_; }
   int ranks() const { return plan_.ranks; }
   RankSum rank_sum(int rank) const { return plan_.rank_sum(rank); }
-  float* gradients(int rank, int buffer) const {
-    return reinterpret_cast<float*>(gradients_.get()) + (rank * buffers_ + buffer) * elements_;
+  // As step `step` uses them.
+  float* gradients(int rank, int buffer, uint32_t step) const {
+    const int set = static_cast<int>(step) % sets_;
+    return reinterpret_cast<float*>(gradients_.get()) +
+           ((set * ranks() + rank) * buffers_ + buffer) * elements_;
   }
   float* result() const { return reinterpret_cast<float*>(result_.get()); }
   int64_t elements() const { return elements_; }
@@ -91,7 +97,10 @@ class Box {
     ExchangeMemory memory;
     memory.base = gradients_.get();
     memory.ranks = ranks();
-    for (int rank = 0; rank < ranks(); ++rank) memory.gradients.push_back(gradients(rank, 0));
+    for (int set = 0; set < sets_; ++set) {
+      std::vector<float*>& first = memory.gradients.emplace_back();
+      for (int rank = 0; rank < ranks(); ++rank) first.push_back(gradients(rank, 0, set));
+    }
     memory.buffer_stride = elements_;
     memory.has_ring = [this](int from, int to) { return capacities_[from * ranks() + to] != 0; };
     memory.ring = [this](int from, int to) { return ring(from, to); };
@@ -99,6 +108,7 @@ class Box {
   }
 
   ExchangePlan plan_;
+  int sets_;  // of gradient buffers
   WaitPolicy policy_;
   std::vector<int64_t> capacities_;  // lines; 0: no ring
   int64_t elements_ = 0;
@@ -146,10 +156,10 @@ inline float promised_sum(uint32_t step, const Box& box, int owner, int64_t i) {
                                                   : tree_sum(step, 0, box.plan().shards, i);
 }
 
-// One rank's step, as a worker does it: its shards one by one, every bucket published when it is complete.
-inline void do_step(const Box& box, int rank, uint32_t step, Waiter& waiter, Exchange& exchange) {
-  exchange.begin(step);
-  box.versions().wait_all(waiter, step - 1);  // Rule G
+// One rank's gradients of a step, as a worker makes them: its shards one by one, every bucket published when
+// it is complete.
+inline void compute(const Box& box, int rank, uint32_t step, Exchange& exchange,
+                    const std::function<void()>& publish) {
   const ShardRange own = deal(rank, box.ranks(), box.plan().shards);
   const RankSum plan = box.rank_sum(rank);
   for (int64_t shard = own.begin; shard < own.end; ++shard) {
@@ -157,15 +167,36 @@ inline void do_step(const Box& box, int rank, uint32_t step, Waiter& waiter, Exc
     for (const BucketExtent& bucket : box.buckets()) {
       const int64_t end = bucket.offset + bucket.blocks * kBlockElements;
       for (int64_t i = bucket.offset; i < end; ++i)
-        box.gradients(rank, part.buffer)[i] = gradient(step, shard, i);
+        box.gradients(rank, part.buffer, step)[i] = gradient(step, shard, i);
       for (const RankSum::Add& sum : part.adds) {
-        float* into = box.gradients(rank, sum.into) + bucket.offset;
-        add(end - bucket.offset, into, box.gradients(rank, sum.from) + bucket.offset, into);
+        float* into = box.gradients(rank, sum.into, step) + bucket.offset;
+        add(end - bucket.offset, into, box.gradients(rank, sum.from, step) + bucket.offset, into);
       }
-      if (shard + 1 == own.end) exchange.publish();
+      if (shard + 1 == own.end) publish();
+      exchange.progress();
     }
   }
+}
+
+// One rank's step, as a worker does it with --staleness 0: the step is finished when it ends.
+inline void do_step(const Box& box, int rank, uint32_t step, Waiter& waiter, Exchange& exchange) {
+  exchange.begin(step);
+  box.versions().wait_all(waiter, step - 1);  // Rule G
+  compute(box, rank, step, exchange, [&] { exchange.publish(); });
   exchange.finish();
+}
+
+// The same with --staleness 1: the step before is finished while this one computes.
+inline void do_delayed_step(const Box& box, int rank, uint32_t step, Waiter& waiter, Exchange& exchange) {
+  bool admitted = false;
+  compute(box, rank, step, exchange, [&] {
+    if (!std::exchange(admitted, true)) {
+      if (step > 1) exchange.finish();
+      box.versions().wait_all(waiter, step - 1);  // Rule G
+      exchange.begin(step);
+    }
+    exchange.publish();
+  });
 }
 
 }  // namespace annulus

@@ -47,6 +47,34 @@ TEST_P(ExchangeOf, sums_every_element_in_the_promised_order_for_several_steps) {
   EXPECT_EQ(box.versions().committed(), 4u);
 }
 
+TEST_P(ExchangeOf, sums_as_promised_while_the_next_step_computes) {
+  const int ranks = GetParam().ranks;
+  constexpr int kSets = 2;
+  constexpr uint32_t kSteps = 6;
+  Box box(GetParam().plan({{0, 1}, {kBlockElements, ranks}, {(1 + ranks) * kBlockElements, 2 * ranks + 1}}),
+          Box::kWaiting, kSets);
+  std::atomic<int> wrong{0};
+  const auto check = [&](int rank, uint32_t step) {
+    for (const BucketExtent& extent : box.buckets()) {
+      const ShardRange slice = slice_of(rank, ranks, extent);
+      for (int64_t i = slice.begin * kBlockElements; i < slice.end * kBlockElements; i += 97) {
+        const int64_t at = extent.offset + i;
+        wrong += box.result()[at] != promised_sum(step, box, rank, at);
+      }
+    }
+  };
+  box.run([&](int rank, Waiter& waiter, Exchange& exchange) {
+    for (uint32_t step = 1; step <= kSteps; ++step) {
+      do_delayed_step(box, rank, step, waiter, exchange);
+      if (step % 3 != 0) continue;  // the others overlap
+      exchange.finish();
+      check(rank, step);
+    }
+  });
+  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(box.versions().committed(), kSteps);
+}
+
 std::vector<Case> cases() {
   std::vector<Case> cases;
   for (const int ranks : {1, 2, 3, 4, 5}) {

@@ -102,6 +102,15 @@ TEST_F(SameBits, EveryOptimizerAndAugmentationIsTheSameOnAnyNumberOfWorkers) {
   EXPECT_EQ(checksums.size(), ways.size()) << "a flag has no effect";
 }
 
+TEST_F(SameBits, DelayedUpdatesAreTheSameOnAnyNumberOfWorkers) {
+  const Words mlp = {"--model", "mlp", "--steps", "20"};
+  const Words delayed = {"--staleness", "1"};
+  const std::string checksum = weights_of_any_number(with(mlp, delayed));
+  EXPECT_NE(weights(with(mlp, {"--workers", "2", "--staleness", "0"})), checksum);
+  // 8 batches make an epoch: two evaluations, for which updates are waited for.
+  weights_of_any_number(with({"--model", "mlp", "--batch-size", "1024", "--steps", "10"}, delayed));
+}
+
 TEST_F(SameBits, TheSavedConfigurationAloneRepeatsTheRun) {
   const std::string checksum =
       weights({"--model", "simplecnn", "--steps", "9", "--workers", "2", "--optimizer", "nesterov",

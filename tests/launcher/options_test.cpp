@@ -65,51 +65,22 @@ TEST(Options, WithoutFlagsTheDefaultsHold) {
 }
 
 TEST(Options, EveryFlagReachesItsPlace) {
-  const TrainConfig c = train({"--model",
-                               "mlp",
-                               "--dataset",
-                               "mnist",
-                               "--data",
-                               "/d",
-                               "--workers",
-                               "3",
-                               "--threads-per-worker",
-                               "2",
-                               "--bind",
-                               "0-3,8",
-                               "--smt",
-                               "on",
-                               "--batch-size",
-                               "96",
-                               "--shards",
-                               "12",
-                               "--epochs",
-                               "7",
-                               "--optimizer",
-                               "nesterov",
-                               "--lr",
-                               "1e-3",
-                               "--momentum",
-                               "0.5",
-                               "--weight-decay",
-                               "5e-4",
-                               "--schedule",
-                               "constant",
-                               "--bucket-mb",
-                               "0.5",
-                               "--algorithm",
-                               "ring",
-                               "--augment",
-                               "on",
-                               "--last-batch",
-                               "drop",
-                               "--seed",
-                               "18446744073709551615",
-                               "--run-dir",
-                               "/r",
-                               "--deadline",
-                               "2.5",
-                               "--quiet"});
+  const TrainConfig c = train({"--model",     "mlp",         "--dataset",
+                               "mnist",       "--data",      "/d",
+                               "--workers",   "3",           "--threads-per-worker",
+                               "2",           "--bind",      "0-3,8",
+                               "--smt",       "on",          "--batch-size",
+                               "96",          "--shards",    "12",
+                               "--epochs",    "7",           "--optimizer",
+                               "nesterov",    "--lr",        "1e-3",
+                               "--momentum",  "0.5",         "--weight-decay",
+                               "5e-4",        "--schedule",  "constant",
+                               "--bucket-mb", "0.5",         "--algorithm",
+                               "ring",        "--staleness", "1",
+                               "--augment",   "on",          "--last-batch",
+                               "drop",        "--seed",      "18446744073709551615",
+                               "--run-dir",   "/r",          "--deadline",
+                               "2.5",         "--quiet"});
   EXPECT_EQ(c.model, "mlp");
   EXPECT_EQ(c.dataset, "mnist");
   EXPECT_EQ(c.data, "/d");
@@ -128,6 +99,7 @@ TEST(Options, EveryFlagReachesItsPlace) {
   EXPECT_EQ(c.schedule, "constant");
   EXPECT_EQ(c.bucket_mb, 0.5);
   EXPECT_EQ(c.algorithm, "ring");
+  EXPECT_EQ(c.staleness, 1);
   EXPECT_TRUE(c.augment);
   EXPECT_EQ(c.last_batch, "drop");
   EXPECT_EQ(c.seed, UINT64_MAX);
@@ -172,7 +144,7 @@ TEST(Options, TheDumpHasEveryKeyButTheRunDirectory) {
        {"model",        "dataset",  "data",    "workers",    "threads-per-worker", "bind",      "smt",
         "batch-size",   "shards",   "epochs",  "last-batch", "optimizer",          "lr",        "momentum",
         "weight-decay", "schedule", "augment", "seed",       "algorithm",          "bucket-mb", "deadline",
-        "quiet"}) {
+        "quiet",        "staleness"}) {
     EXPECT_NE(yaml.find(fmt::format("\n{}: ", key)), yaml.npos) << key << " in\n" << yaml;
   }
   EXPECT_EQ(yaml.find("run-dir"), yaml.npos);
@@ -298,6 +270,8 @@ TEST(Options, NumbersOutOfRangeAreRefused) {
                                                                 {"--momentum", "-0.1"},
                                                                 {"--weight-decay", "-1"},
                                                                 {"--bucket-mb", "0"},
+                                                                {"--staleness", "2"},
+                                                                {"--staleness", "-1"},
                                                                 {"--deadline", "0"},
                                                                 {"--deadline", "-inf"},
                                                                 {"--seed", "-1"},
@@ -429,12 +403,13 @@ TEST(Options, OtherCommandsTakeTheirShare) {
   EXPECT_EQ(t.synthetic, "pack:2 core:4 pu:2");
   EXPECT_TRUE(t.verify);
 
-  const Words bench = {"train", "--model", "mlp",          "--batch-per-worker",
-                       "32",    "--json",  "--data-shape", "3x32x32"};
+  const Words bench = {"train",  "--model",      "mlp",     "--batch-per-worker", "32",
+                       "--json", "--data-shape", "3x32x32", "--staleness",        "1"};
   const BenchTrainOptions b = parse_bench_train(static_cast<int>(bench.size()), bench.data());
   EXPECT_EQ(b.config.model, "mlp");
   EXPECT_EQ(b.config.dataset, "synthetic");
   EXPECT_EQ(b.config.steps, 100);
+  EXPECT_EQ(b.config.staleness, 1);
   EXPECT_EQ(b.batch_per_worker, 32);
   EXPECT_EQ(b.data_shape, "3x32x32");
   EXPECT_TRUE(b.json);

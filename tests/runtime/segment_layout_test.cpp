@@ -12,7 +12,7 @@ namespace annulus {
 namespace {
 
 SegmentInputs inputs_for(Algorithm algorithm, int ranks, int64_t shards, int state_arrays = 2,
-                         int domains = 1) {
+                         int domains = 1, int staleness = 0) {
   return {
       .ranks = ranks,
       .shards = shards,
@@ -20,6 +20,7 @@ SegmentInputs inputs_for(Algorithm algorithm, int ranks, int64_t shards, int sta
       .domains = tree_domains(ranks, shards, domains),
       .buckets = plan_buckets(network_of({{0, 3000}, {1, 50'000}, {1, 77}, {2, 30'000}, {2, 10}}), 130'000),
       .state_arrays = state_arrays,
+      .staleness = staleness,
       .dataset = describe_synthetic({1, 7, 9}, 10, 1001, 33)};
 }
 
@@ -29,12 +30,13 @@ struct Case {
   int64_t shards;
   int state_arrays;
   int domains = 1;
+  int staleness = 0;
 };
 
 class SegmentLayoutOf : public testing::TestWithParam<Case> {
  protected:
   const SegmentInputs inputs = inputs_for(GetParam().algorithm, GetParam().ranks, GetParam().shards,
-                                          GetParam().state_arrays, GetParam().domains);
+                                          GetParam().state_arrays, GetParam().domains, GetParam().staleness);
   const SegmentPlan plan = plan_segment(inputs);
 
   std::vector<Section> sections() const {
@@ -85,10 +87,11 @@ TEST_P(SegmentLayoutOf, homes_are_whole_pages_and_cover_every_page_behind_the_he
 TEST_P(SegmentLayoutOf, each_ranks_part_slices_and_gradients_are_at_home_with_it) {
   for (int rank = 0; rank < inputs.ranks; ++rank) {
     EXPECT_EQ(home_of(plan.rank_parts.offset + rank * plan.rank_part_stride, sizeof(RankPart)), rank);
-    EXPECT_EQ(home_of(plan.gradient_offsets[rank], plan.gradient_buffers[rank] * plan.gradient_buffer_bytes),
+    EXPECT_EQ(home_of(plan.gradient_offsets[rank],
+                      (1 + inputs.staleness) * plan.gradient_buffers[rank] * plan.gradient_buffer_bytes),
               rank);
     EXPECT_EQ(plan.gradient_buffers[rank], inputs.exchange().rank_sum(rank).buffers);
-    for (int array = 0; array < 2 * inputs.state_arrays; ++array) {
+    for (int array = 0; array < 2 * inputs.state_arrays + inputs.staleness; ++array) {
       for (const BucketExtent& bucket : inputs.buckets.extents) {
         const ShardRange slice = slice_of(rank, inputs.ranks, bucket);
         for (int64_t block = slice.begin; block < slice.end; ++block) {
@@ -163,10 +166,12 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{Algorithm::kRing, 2, 2, 1}, Case{Algorithm::kRing, 5, 12, 2},
                     Case{Algorithm::kRing, 33, 33, 2}, Case{Algorithm::kHierarchical, 1, 1, 2},
                     Case{Algorithm::kHierarchical, 4, 12, 2, 2}, Case{Algorithm::kHierarchical, 9, 9, 1, 4},
-                    Case{Algorithm::kHierarchical, 32, 64, 2, 8}),
+                    Case{Algorithm::kHierarchical, 32, 64, 2, 8}, Case{Algorithm::kDirect, 2, 2, 2, 1, 1},
+                    Case{Algorithm::kRing, 3, 12, 1, 1, 1}),
     [](const auto& info) {
-      return fmt::format("{}_{}_ranks_{}_shards_{}_arrays_{}_domains", to_string(info.param.algorithm),
-                         info.param.ranks, info.param.shards, info.param.state_arrays, info.param.domains);
+      return fmt::format("{}_{}_ranks_{}_shards_{}_arrays_{}_domains_staleness_{}",
+                         to_string(info.param.algorithm), info.param.ranks, info.param.shards,
+                         info.param.state_arrays, info.param.domains, info.param.staleness);
     });
 
 TEST(SegmentLayout, has_room_for_256_ranks) {
@@ -176,6 +181,13 @@ TEST(SegmentLayout, has_room_for_256_ranks) {
     EXPECT_EQ(plan.rank_parts.bytes, 256 * plan.rank_part_stride);
     EXPECT_LT(plan.bytes, uint64_t{1} << 30);
   }
+}
+
+TEST(SegmentLayout, a_delayed_update_costs_one_array_of_weights_and_gradients_again) {
+  const SegmentPlan plain = plan_segment(inputs_for(Algorithm::kDirect, 3, 12));
+  const SegmentPlan delayed = plan_segment(inputs_for(Algorithm::kDirect, 3, 12, 2, 1, 1));
+  EXPECT_EQ(delayed.bytes - plain.bytes, plain.state_array_bytes + plain.gradients.bytes);
+  EXPECT_EQ(delayed.rings.bytes, plain.rings.bytes);
 }
 
 TEST(SegmentLayout, one_copy_of_the_state_serves_any_number_of_ranks) {

@@ -18,12 +18,13 @@ namespace {
 
 const auto kNoBind = [](void*, uint64_t, int) {};
 
-SegmentInputs inputs_for(int ranks, int state_arrays = 2) {
+SegmentInputs inputs_for(int ranks, int state_arrays = 2, int staleness = 0) {
   return {.ranks = ranks,
           .shards = ranks,
           .domains = {},
           .buckets = plan_buckets(network_of({{0, 3000}, {1, 50'000}, {2, 30'000}}), 130'000),
           .state_arrays = state_arrays,
+          .staleness = staleness,
           .dataset = describe_synthetic({1, 8, 8}, 10, 100, 10)};
 }
 
@@ -77,6 +78,8 @@ TEST(Segment, starts_with_a_header_that_says_where_everything_is) {
   EXPECT_EQ(header.plan_hash, 0xabcdefU);
   EXPECT_EQ(header.buckets, inputs.buckets.extents.size());
   EXPECT_EQ(header.state_arrays, 2U);
+  EXPECT_EQ(header.weight_generations, 2U);
+  EXPECT_EQ(header.gradient_sets, 1U);
   EXPECT_EQ(header.state.offset, segment.plan().state.offset);
   EXPECT_EQ(header.gradients.bytes, segment.plan().gradients.bytes);
   EXPECT_EQ(header.data.offset, segment.plan().data.offset);
@@ -126,7 +129,8 @@ TEST(Segment, arrays_lie_where_the_plan_says) {
   EXPECT_EQ(place(data.test_labels.data()), plan.test_labels);
   EXPECT_EQ(data.test_labels.size(), 10U);
   const ExchangeMemory memory = segment.exchange_memory();
-  EXPECT_EQ(memory.gradients, (std::vector{segment.gradients(0, 0), segment.gradients(1, 0)}));
+  ASSERT_EQ(memory.gradients.size(), 1U);
+  EXPECT_EQ(memory.gradients[0], (std::vector{segment.gradients(0, 0), segment.gradients(1, 0)}));
   EXPECT_EQ(memory.buffer_stride, inputs.buckets.elements);
   EXPECT_TRUE(memory.has_ring(0, 1) && memory.has_ring(1, 0));
   EXPECT_FALSE(memory.has_ring(0, 0));
@@ -135,6 +139,31 @@ TEST(Segment, arrays_lie_where_the_plan_says) {
   const Segment without(plan_segment(plain), plain, 0, kNoBind);
   EXPECT_EQ(without.moments(0), nullptr);
   EXPECT_EQ(without.weights(1) - without.weights(0), plain.buckets.elements);
+}
+
+TEST(Segment, with_delayed_updates_has_a_third_generation_of_weights_and_a_second_set_of_gradients) {
+  for (const int state_arrays : {1, 2}) {
+    const SegmentInputs inputs = inputs_for(2, state_arrays, 1);
+    const Segment segment(plan_segment(inputs), inputs, 0, kNoBind);
+    const int64_t elements = inputs.buckets.elements;
+    EXPECT_EQ(segment.header().weight_generations, 3U);
+    EXPECT_EQ(segment.header().gradient_sets, 2U);
+    EXPECT_EQ(segment.weights(2) - segment.weights(0), 2 * state_arrays * elements);
+    EXPECT_EQ(reinterpret_cast<std::byte*>(segment.weights(2) + elements) - segment.base(),
+              static_cast<int64_t>(segment.plan().state.offset + segment.plan().state.bytes));
+    for (const uint32_t step : {0U, 1U, 2U, 3U, 11U}) {
+      EXPECT_EQ(segment.weights_after(step), segment.weights(static_cast<int>(step % 3)));
+      EXPECT_EQ(segment.moments_after(step), segment.moments(static_cast<int>(step % 2)));
+    }
+    const int buffers = segment.plan().gradient_buffers[0];
+    EXPECT_EQ(segment.gradients(0, 0, 1) - segment.gradients(0, 0), buffers * elements);
+    EXPECT_EQ(reinterpret_cast<std::byte*>(segment.gradients(1, 0)) - segment.base(),
+              static_cast<int64_t>(segment.plan().gradient_offsets[1]));
+    EXPECT_GE(segment.gradients(1, 0) - segment.gradients(0, 0), 2 * buffers * elements);
+    const ExchangeMemory memory = segment.exchange_memory();
+    ASSERT_EQ(memory.gradients.size(), 2U);
+    EXPECT_EQ(memory.gradients[1], (std::vector{segment.gradients(0, 0, 1), segment.gradients(1, 0, 1)}));
+  }
 }
 
 TEST(Segment, is_shared_with_forked_children_at_the_same_address) {

@@ -6,10 +6,16 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <memory>
 #include <mutex>
+#include <new>
 #include <random>
+#include <set>
 #include <thread>
+#include <tuple>
 
+#include "kernels/image_batch.h"
+#include "runtime/arena.h"
 #include "runtime/checksum.h"
 #include "runtime/initial_weights.h"
 #include "tests/collectives/tree_domains.h"
@@ -38,6 +44,16 @@ NetworkSpec tiny_cnn() {
           .classes = kClasses,
           .layers = {{.kind = LayerKind::kConvolution, .name = "conv1", .out = 5, .kernel = 3, .relu = true},
                      {.kind = LayerKind::kMaxPool, .name = "pool1", .kernel = 2},
+                     {.kind = LayerKind::kLinear, .name = "fc1", .out = kClasses}}};
+}
+
+// Images so large that a portion of the trunk is one of them.
+NetworkSpec large_images() {
+  return {.name = "large images",
+          .input = {1, 150, 150},
+          .classes = kClasses,
+          .layers = {{.kind = LayerKind::kConvolution, .name = "conv1", .out = 5, .kernel = 3, .relu = true},
+                     {.kind = LayerKind::kMaxPool, .name = "pool1", .kernel = 15},
                      {.kind = LayerKind::kLinear, .name = "fc1", .out = kClasses}}};
 }
 
@@ -110,7 +126,7 @@ class Training {
   const Segment& segment() const { return segment_; }
   uint32_t committed() const { return segment_.versions().committed(); }
   uint64_t checksum() const {
-    return weights_checksum(run_.network, run_.buckets, segment_.weights(committed() % 2));
+    return weights_checksum(run_.network, run_.buckets, segment_.weights_after(committed()));
   }
   // All parameters after the last committed step, row-major.
   std::vector<std::vector<float>> weights() const {
@@ -118,7 +134,7 @@ class Training {
     for (std::size_t i = 0; i < run_.network.parameters.size(); ++i) {
       const TensorLayout& layout = run_.network.parameters[i].layout;
       all.emplace_back(layout.elements());
-      to_plain(layout, segment_.weights(committed() % 2) + run_.buckets.offsets[i], all.back().data());
+      to_plain(layout, segment_.weights_after(committed()) + run_.buckets.offsets[i], all.back().data());
     }
     return all;
   }
@@ -228,6 +244,110 @@ class Reference {
   std::vector<Doubles> moments_;
 };
 
+// The same run as plain loops over whole batches on one processor, with the kernels that training uses, so
+// that it has the same bits: each shard's gradient in an array of its own, their tree, one update of
+// everything.
+class SerialRun {
+ public:
+  explicit SerialRun(const Training& training)
+      : run_(training.run()),
+        data_(training.segment().data(run_.dataset)),
+        network_(run_.spec, nominal_shard(run_.config), 1),
+        arena_(network_.plan().arena_bytes),
+        labels_(nominal_shard(run_.config)) {
+    network_.bind_arena(arena_.bytes());
+    network_.set_parameter_offsets(run_.buckets.offsets);
+    Array& initial = weights_.emplace_back(run_.buckets.elements);
+    for (std::size_t i = 0; i < run_.network.parameters.size(); ++i) {
+      const ParameterPlan& parameter = run_.network.parameters[i];
+      const std::size_t elements = parameter.layout.padded_elements();
+      draw_initial_weights(parameter, run_.config.seed, i,
+                           std::span(initial.data() + run_.buckets.offsets[i], elements));
+    }
+    moments_ = Array(run_.buckets.elements);
+  }
+
+  // Step `step` computes on the weights after step - 1 - staleness, and updates those after step - 1.
+  void step(int64_t step) {
+    const StepImages images = run_.schedule.images(step);
+    const Array& read = weights_[std::max<int64_t>(step - 1 - run_.config.staleness, 0)];
+    const Array gradient = tree(images, read, 0, run_.config.shards);
+    const bool moments = run_.config.optimizer != "sgd";
+    const SgdStep sgd{.learning_rate = run_.schedule.learning_rate(step),
+                      .momentum = moments ? static_cast<float>(run_.config.momentum) : 0.0f,
+                      .weight_decay = static_cast<float>(run_.config.weight_decay),
+                      .nesterov = run_.config.optimizer == "nesterov"};
+    Array updated(run_.buckets.elements), new_moments(run_.buckets.elements);
+    sgd_update_reference(sgd, run_.buckets.elements, gradient.data(), weights_.back().data(), moments_.data(),
+                         updated.data(), new_moments.data());
+    weights_.push_back(std::move(updated));
+    moments_ = std::move(new_moments);
+  }
+
+  uint64_t checksum() const { return weights_checksum(run_.network, run_.buckets, weights_.back().data()); }
+
+ private:
+  struct Free {
+    void operator()(float* memory) const { ::operator delete[](memory, std::align_val_t{64}); }
+  };
+  class Array {  // aligned as kernels want it
+   public:
+    Array() = default;
+    explicit Array(int64_t size) : memory_(new (std::align_val_t{64}) float[size]()), size_(size) {}
+    float* data() const { return memory_.get(); }
+    int64_t size() const { return size_; }
+
+   private:
+    std::unique_ptr<float[], Free> memory_;
+    int64_t size_ = 0;
+  };
+
+  Array tree(const StepImages& images, const Array& read, int64_t lo, int64_t hi) {
+    if (hi - lo == 1) return of_shard(images, read, lo);
+    const int64_t middle = lo + (hi - lo + 1) / 2;
+    Array sum = tree(images, read, lo, middle);
+    const Array right = tree(images, read, middle, hi);
+    for (int64_t i = 0; i < sum.size(); ++i) sum.data()[i] += right.data()[i];
+    return sum;
+  }
+
+  Array of_shard(const StepImages& images, const Array& read, int64_t shard) {
+    Array gradient(run_.buckets.elements);
+    const ShardRange part = deal(shard, run_.config.shards, images.count);
+    if (part.count() == 0) return gradient;
+    const Permutation order(run_.config.seed, images.epoch, run_.dataset.train_count);
+    const int64_t pixels = run_.dataset.shape.pixels();
+    std::fill(network_.input().begin(), network_.input().end(), 0.0f);
+    for (int64_t i = 0; i < part.count(); ++i) {
+      const uint64_t image = order(images.begin + part.begin + i);
+      convert_image(run_.dataset.shape, run_.dataset.normalization, {}, &data_.train_images[image * pixels],
+                    network_.input().data() + i * pixels);
+      labels_[i] = data_.train_labels[image];
+    }
+    const int stages = run_.network.stage_count();
+    for (int stage = 0; stage < stages; ++stage) {
+      for (int portion = 0; portion < network_.portions(stage); ++portion) {
+        network_.forward(stage, portion, read.data());
+      }
+    }
+    network_.loss({labels_.data(), static_cast<std::size_t>(part.count())}, 1.0f / images.count);
+    for (int stage = stages - 1; stage >= 0; --stage) {
+      for (int portion = 0; portion < network_.portions(stage); ++portion) {
+        network_.backward(stage, portion, read.data(), gradient.data());
+      }
+    }
+    return gradient;
+  }
+
+  const RunPlan& run_;
+  DatasetView data_;
+  Network network_;
+  Arena arena_;
+  std::vector<uint8_t> labels_;
+  std::vector<Array> weights_;  // after each step, the initial ones first
+  Array moments_;
+};
+
 struct Case {
   const char* name;
   NetworkSpec (*spec)();
@@ -311,6 +431,66 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"cnn_three_ranks", tiny_cnn, 3, 3, "nesterov", "direct"}),
     [](const auto& info) { return std::string(info.param.name); });
 
+// Nine steps of eight to twelve images, three of them an epoch's last and smaller batch.
+TEST(Training, has_the_bits_of_a_serial_run_with_and_without_delay) {
+  for (const auto& [workers, shards, optimizer] :
+       {std::tuple{1, 1, "sgd"}, {1, 5, "momentum"}, {2, 7, "nesterov"}, {3, 12, "momentum"}}) {
+    std::set<uint64_t> seen;
+    for (const int staleness : {0, 1}) {
+      TrainConfig config = config_of(workers, shards, 9);
+      config.optimizer = optimizer;
+      config.staleness = staleness;
+      Training training(tiny_mlp(), config);
+      SerialRun serial(training);
+      for (int64_t step = 1; step <= 9; ++step) serial.step(step);
+      ASSERT_EQ(training.train(), "");
+      EXPECT_EQ(training.committed(), 9U);
+      EXPECT_EQ(training.checksum(), serial.checksum())
+          << workers << " ranks, " << shards << " shards, staleness " << staleness;
+      seen.insert(serial.checksum());
+    }
+    EXPECT_EQ(seen.size(), 2U) << "staleness has no effect";
+  }
+}
+
+TEST(Training, with_delay_has_the_bits_of_a_serial_run_whatever_the_network_and_algorithm) {
+  for (NetworkSpec (*const spec)() : {tiny_mlp, tiny_cnn, large_images}) {
+    for (const char* algorithm : {"direct", "hierarchical", "ring"}) {
+      TrainConfig config = config_of(2, 4, 7);
+      config.algorithm = algorithm;
+      config.staleness = 1;
+      Training training(spec(), config);
+      SerialRun serial(training);
+      for (int64_t step = 1; step <= 7; ++step) serial.step(step);
+      ASSERT_EQ(training.train(), "");
+      EXPECT_EQ(training.checksum(), serial.checksum()) << training.run().spec.name << ", " << algorithm;
+    }
+  }
+}
+
+// Evaluations are of all updates: those of a run with delay equal the last ones of runs that end there.
+TEST(Training, with_delay_evaluates_what_all_updates_have_made) {
+  TrainConfig config = config_of(2, 4, 7);
+  config.staleness = 1;
+  config.schedule = "constant";
+  Training training(tiny_mlp(), config);
+  ASSERT_EQ(training.train(), "");
+  for (uint64_t evaluation = 0; evaluation < 3; ++evaluation) {
+    for (int rank = 0; rank < 2; ++rank) {
+      EvalRecord record, expected;
+      ASSERT_TRUE(training.segment().rank(rank).evaluations.read(evaluation, record));
+      config.steps = static_cast<int64_t>(record.step);
+      Training part(tiny_mlp(), config);
+      ASSERT_EQ(part.train(), "");
+      ASSERT_EQ(part.segment().rank(rank).evaluations.written(), evaluation + 1);
+      ASSERT_TRUE(part.segment().rank(rank).evaluations.read(evaluation, expected));
+      EXPECT_EQ(record.step, expected.step);
+      EXPECT_EQ(record.loss_units, expected.loss_units);
+      EXPECT_EQ(record.correct, expected.correct);
+    }
+  }
+}
+
 TEST(Training, has_the_same_bits_on_any_number_of_ranks_with_equal_shards) {
   uint64_t expected = 0;
   for (const int workers : {1, 2, 3, 4}) {
@@ -319,16 +499,6 @@ TEST(Training, has_the_same_bits_on_any_number_of_ranks_with_equal_shards) {
     if (workers == 1) expected = training.checksum();
     EXPECT_EQ(training.checksum(), expected) << workers << " ranks";
   }
-}
-
-// Images so large that a portion of the trunk is one of them.
-NetworkSpec large_images() {
-  return {.name = "large images",
-          .input = {1, 150, 150},
-          .classes = kClasses,
-          .layers = {{.kind = LayerKind::kConvolution, .name = "conv1", .out = 5, .kernel = 3, .relu = true},
-                     {.kind = LayerKind::kMaxPool, .name = "pool1", .kernel = 15},
-                     {.kind = LayerKind::kLinear, .name = "fc1", .out = kClasses}}};
 }
 
 TEST(Training, in_portions_has_the_same_bits_on_any_number_of_ranks_with_equal_shards) {
@@ -376,8 +546,13 @@ TEST(Training, with_ring_has_the_same_bits_from_run_to_run) {
   EXPECT_EQ(first.checksum(), second.checksum());
 }
 
-TEST(Training, that_is_asked_to_stop_ends_on_all_ranks_with_the_same_step) {
-  Training training(tiny_mlp(), config_of(3, 3, 1'000'000));
+class Stopped : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Staleness, Stopped, testing::Values(0, 1));
+
+TEST_P(Stopped, training_ends_on_all_ranks_with_the_same_step) {
+  TrainConfig config = config_of(3, 3, 1'000'000);
+  config.staleness = GetParam();
+  Training training(tiny_mlp(), config);
   std::thread launcher([&] {
     while (training.segment().rank(2).steps.written() < 5) std::this_thread::yield();
     training.segment().header().stop_requested = 1;
@@ -394,6 +569,9 @@ TEST(Training, that_is_asked_to_stop_ends_on_all_ranks_with_the_same_step) {
       EXPECT_EQ(training.segment().versions().load(rank, bucket), last);
     }
   }
+  SerialRun serial(training);
+  for (int64_t step = 1; step <= last; ++step) serial.step(step);
+  EXPECT_EQ(training.checksum(), serial.checksum());
 }
 
 TEST(Training, writes_every_byte_of_both_generations_even_where_nothing_changes) {
@@ -416,8 +594,10 @@ TEST(Training, with_other_kernels_than_planned_is_refused) {
   EXPECT_NE(training.train(other).find("plans other kernels"), std::string::npos);
 }
 
-TEST(Training, that_is_aborted_unwinds_every_rank) {
-  Training training(tiny_mlp(), config_of(3, 3, 1'000'000));
+TEST_P(Stopped, training_that_is_aborted_unwinds_every_rank) {
+  TrainConfig config = config_of(3, 3, 1'000'000);
+  config.staleness = GetParam();
+  Training training(tiny_mlp(), config);
   std::thread launcher([&] {
     while (training.segment().rank(0).steps.written() < 3) std::this_thread::yield();
     training.segment().header().wait.abort = 1;
