@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 
 #include "bench/collective_rounds.h"
@@ -17,6 +20,7 @@
 #include "launcher/thresholds.h"
 #include "launcher/topology_drawing.h"
 #include "launcher/version.h"
+#include "runtime/run_plan.h"
 
 namespace annulus {
 namespace {
@@ -34,20 +38,11 @@ std::string name_of(Collective collective) {
   return "";
 }
 
-std::string name_of(Algorithm algorithm) {
-  return algorithm == Algorithm::kDirect ? "direct" : algorithm == Algorithm::kRing ? "ring" : "hierarchical";
-}
-
 DataType type_of(const std::string& name) {
   return name == "bf16" ? DataType::kBf16 : name == "f16" ? DataType::kF16 : DataType::kF32;
 }
 
-std::optional<Algorithm> algorithm_of(const std::string& name) {
-  if (name == "direct") return Algorithm::kDirect;
-  if (name == "ring") return Algorithm::kRing;
-  if (name == "hierarchical") return Algorithm::kHierarchical;
-  return std::nullopt;
-}
+constexpr int64_t kLimitNs = 900'000'000'000;  // a rank that is stopped would be waited for for ever
 
 // One series of rounds.
 struct Series {
@@ -66,7 +61,13 @@ bool same_floor(const CollectiveCase& a, const CollectiveCase& b) {
   return a.shared_result == b.shared_result;
 }
 
-std::vector<Group> plan_groups(const BenchCollectivesOptions& options, bool exclusive) {
+// Whether each rank has a share of the message of its own.
+bool is_shared_out(Collective collective) {
+  return collective != Collective::kAllReduce && collective != Collective::kBroadcast &&
+         collective != Collective::kBarrier;
+}
+
+std::vector<Group> plan_groups(const BenchCollectivesOptions& options, bool exclusive, int ranks) {
   std::vector<Group> groups;
   for (const auto& [name, collective] : kCollectives) {
     if (options.collective != "all" && options.collective != name) continue;
@@ -75,7 +76,16 @@ std::vector<Group> plan_groups(const BenchCollectivesOptions& options, bool excl
       CollectiveCase c{.collective = collective,
                        .bytes = bytes,
                        .type = type_of(options.dtype),
-                       .algorithm = algorithm_of(options.algorithm)};
+                       .algorithm = options.algorithm == "auto"
+                                        ? std::nullopt
+                                        : std::optional(algorithm_named(options.algorithm))};
+      // What is moved: whole elements, the same for all ranks.
+      c.bytes = c.count(ranks) * size_of(c.type) * (is_shared_out(collective) ? ranks : 1);
+      if (c.bytes == 0 && collective != Collective::kBarrier) {
+        throw UserError::format(
+            "--bytes {}: holds no {} element for each of {} ranks in {}; give at least {}", bytes,
+            options.dtype, ranks, name, ranks * size_of(c.type));
+      }
       const auto add = [&](bool is_private, bool shared_result) {
         c.private_buffers = is_private;
         c.shared_result = shared_result;
@@ -146,10 +156,9 @@ Summary summarize(const std::vector<std::vector<int64_t>>& by_rank, std::size_t 
 }
 
 void print_header(const Placement& placement, const DomainPlan& domains) {
-  const std::string version = version_text({});
-  fmt::print("{}\n{}\n{} ranks{}; {}\n", version.substr(0, version.find('\n')), cpu_features(),
-             placement.workers.size(), placement.exclusive ? "" : ", which take turns on their cores",
-             describe_domains(domains));
+  fmt::print("annulus {}, commit {}\n{}, {}\n{} ranks{}; {}\n", program_version(), program_commit(),
+             cpu_name(), cpu_features(), placement.workers.size(),
+             placement.exclusive ? "" : ", which take turns on their cores", describe_domains(domains));
   for (const std::string& warning : placement.warnings) fmt::print("warning: {}\n", warning);
   fmt::print(
       "microseconds of the slowest rank; floor: plain loops over all ranks' buffers in the segment\n\n"
@@ -171,25 +180,26 @@ int bench_collectives(const BenchCollectivesOptions& options) {
   const int ranks = static_cast<int>(placement.workers.size());
   const DomainPlan domains = find_domains(machine, placement);
   const int64_t most_bytes = *std::max_element(options.bytes.begin(), options.bytes.end());
-  const std::vector<Group> groups = plan_groups(options, placement.exclusive);
+  const std::vector<Group> groups = plan_groups(options, placement.exclusive, ranks);
 
-  // Buffers in the segment and outside.
-  const int64_t needed = 2 * ranks * CollectiveRounds::heap_bytes(ranks, most_bytes) + (int64_t{64} << 20);
+  CommunicatorSpec spec{.ranks = ranks,
+                        .heap_bytes = CollectiveRounds::heap_bytes(ranks, most_bytes),
+                        .domains = domains.domains,
+                        .waiting = wait_policy(placement, 30),
+                        .thresholds = {}};
+  // The segment, and as many buffers outside.
+  const int64_t needed = static_cast<int64_t>(CommunicatorSegment::bytes(spec)) + ranks * spec.heap_bytes;
   if (const AvailableMemory memory = available_memory(); needed > memory.bytes) {
     throw UserError::format(
         "--bytes {}: {} ranks need {} for it, and {} leaves {}; use smaller messages or fewer --workers",
         most_bytes, ranks, format_bytes(needed), memory.source, format_bytes(memory.bytes));
   }
-  const CommunicatorSegment segment(
-      {.ranks = ranks,
-       .heap_bytes = CollectiveRounds::heap_bytes(ranks, most_bytes),
-       .domains = domains.domains,
-       .waiting = wait_policy(placement, 30),
-       .thresholds = machine_thresholds(machine, placement, domains, true).value_or(Thresholds{})},
-      [&](void* address, uint64_t bytes, int rank) {
-        const KernelAnswer bound = bind_range(machine, address, bytes, placement.workers[rank].memory_node);
-        if (!bound.ok()) std::fprintf(stderr, "warning: %s\n", bound.refusal.c_str());
-      });
+  spec.thresholds = machine_thresholds(machine, placement, domains, true).value_or(Thresholds{});
+  for (const Group& group : groups) {  // where the algorithm does not fit, before anything is started
+    const CollectiveCase& c = group.series[0].c;
+    Communicator::choose(spec, c.collective, c.bytes, {.type = c.type, .algorithm = c.algorithm});
+  }
+  const CommunicatorSegment segment(spec, on_nodes_of(machine, placement));
   if (!options.json) print_header(placement, domains);
 
   const std::vector<std::string> results = run_ranks(
@@ -200,7 +210,8 @@ int bench_collectives(const BenchCollectivesOptions& options) {
              return std::string(reinterpret_cast<const char*>(times.data()), times.size() * sizeof(int64_t));
            },
        .abort = [&] { segment.abort(); },
-       .warning = [](const std::string& text) { std::fprintf(stderr, "warning: %s\n", text.c_str()); }});
+       .warning = [](const std::string& text) { std::fprintf(stderr, "warning: %s\n", text.c_str()); },
+       .limit_ns = kLimitNs});
   std::vector<std::vector<int64_t>> by_rank;
   for (const std::string& result : results) {
     by_rank.emplace_back(result.size() / sizeof(int64_t));
@@ -226,8 +237,8 @@ int bench_collectives(const BenchCollectivesOptions& options) {
       const double gbps = static_cast<double>(c.bytes) / s.median * 1e-3;
       const char* const buffers = c.private_buffers ? "private" : "shared";
       const char* const result = c.shared_result ? "shared" : "each";
-      const std::string algorithm = name_of(Communicator::choose(segment.spec(), c.collective, c.bytes,
-                                                                 {.type = c.type, .algorithm = c.algorithm}));
+      const std::string algorithm = to_string(Communicator::choose(
+          segment.spec(), c.collective, c.bytes, {.type = c.type, .algorithm = c.algorithm}));
       if (options.json) {
         fmt::print("{}\n", nlohmann::ordered_json{{"collective", name_of(c.collective)},
                                                   {"algorithm", algorithm},

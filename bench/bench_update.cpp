@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -155,7 +157,7 @@ int bench_update(const BenchUpdateOptions& options) {
     if (options.json) {
       fmt::print("{}\n", nlohmann::ordered_json{{"workers", ranks},
                                                 {"bytes", bytes},
-                                                {"traffic_bytes", traffic},
+                                                {"traffic_bytes", static_cast<int64_t>(traffic)},
                                                 {"median_us", update_us},
                                                 {"copy_gbps", copy_gbps},
                                                 {"ideal_us", ideal_us},

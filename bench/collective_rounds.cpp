@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <sched.h>
 
+#include <algorithm>
+
 #include "telemetry/check.h"
 
 namespace annulus {
@@ -163,7 +165,8 @@ void CollectiveRounds::exchange_flags() {
     const int peer = (rank_ + i) % ranks_;
     const auto* flag = reinterpret_cast<const std::atomic<uint64_t>*>(
         heap_of(peer, reinterpret_cast<const std::byte*>(flag_)));
-    while (flag->load(std::memory_order_acquire) < flags_) {
+    for (int64_t spins = 1; flag->load(std::memory_order_acquire) < flags_; ++spins) {
+      if (spins % 4096 == 0) communicator_.waiter().check_abort();  // bench_collectives has a limit on time
       // Where ranks take turns on a core, the awaited one needs it.
       if (segment_.spec().waiting.spin_ns == 0) sched_yield();
     }

@@ -1,7 +1,6 @@
 #include "collectives/communicator.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "collectives/direct.h"
 #include "collectives/ring.h"
@@ -44,6 +43,8 @@ CommunicatorSegment::Layout::Layout(const CommunicatorSpec& spec) {
   rank_stride = round_up(6 * kPartBytes + spec.heap_bytes, kPage);
   bytes = at + spec.ranks * rank_stride;
 }
+
+uint64_t CommunicatorSegment::bytes(const CommunicatorSpec& spec) { return Layout(spec).bytes; }
 
 CommunicatorSegment::CommunicatorSegment(const CommunicatorSpec& spec, const Bind& bind)
     : spec_(spec),
@@ -98,16 +99,17 @@ struct Communicator::Shape {
   Algorithm algorithm;
   Deliver deliver;
   int root;
-  int64_t part;          // elements from one slice to the next
-  int64_t whole, begin;  // elements of all slices together and where the part begins, where slices of
-  bool even;             // the part differ; otherwise all have `part` elements
+  int64_t part;  // elements from one slice of the part to the next
+  bool even;     // all slices have `part` elements, and the rest is 0; otherwise they are cut from a message:
+  int64_t whole;   // elements of all slices of the message together
+  int64_t stride;  // from one slice of the message to the next
+  int64_t begin;   // where the part begins in each slice
   bool operator==(const Shape&) const = default;
 
   int64_t length(int slice) const {
-    return even ? part
-                : std::clamp<int64_t>(whole - slice * stride - begin, 0, std::min(part, stride - begin));
+    if (even) return part;
+    return std::clamp<int64_t>(whole - slice * stride - begin, 0, std::min(part, stride - begin));
   }
-  int64_t stride;  // elements from one slice of the message to the next
 };
 
 struct Communicator::Cached {
@@ -129,7 +131,8 @@ struct Communicator::Work {
   enum class State { kFree, kRunning, kSettling } state = State::kFree;  // kFree: waits for a free half
   Binding binding;
   Executor::Run run;
-  std::vector<uint64_t> sent;  // when the last part was done
+  std::vector<uint64_t> sent_before;  // when the part began
+  std::vector<uint64_t> sent;         // what must be given back before the call is done
   // Whether stores past the caches may pay: what is copied for others, and results that do not take the place
   // of inputs, whose lines have just been read.
   bool chooses_store = false;
@@ -193,6 +196,7 @@ Algorithm Communicator::choose(const CommunicatorSpec& spec, Collective collecti
 }
 
 void* Communicator::allocate_bytes(int64_t bytes) {
+  CHECK(bytes >= 0);
   const std::span<std::byte> heap = segment_.heap(rank_);
   if (heap_used_ + bytes > static_cast<int64_t>(heap.size())) {
     throw UserError::format(
@@ -207,6 +211,28 @@ void* Communicator::allocate_bytes(int64_t bytes) {
 bool Communicator::in_heap(const void* address) const {
   const std::span<std::byte> heap = segment_.heap(rank_);
   return address >= heap.data() && address < heap.data() + heap.size();
+}
+
+// The one output of all ranks lies in a heap as a whole.
+void Communicator::check_shared_output(const void* buffer, int64_t bytes) const {
+  const std::byte* const begin = static_cast<const std::byte*>(buffer);
+  for (int rank = 0; rank < ranks(); ++rank) {
+    const std::span<std::byte> heap = segment_.heap(rank);
+    if (begin >= heap.data() && begin + bytes <= heap.data() + heap.size()) return;
+  }
+  throw UserError::format("a shared result of {} bytes must lie in the heap of one rank; allocate it there",
+                          bytes);
+}
+
+// A buffer lies in the heap as a whole, or not at all.
+void Communicator::check_extent(const void* buffer, int64_t bytes, const char* name) const {
+  const std::span<std::byte> heap = segment_.heap(rank_);
+  const std::byte* const begin = static_cast<const std::byte*>(buffer);
+  if (bytes == 0 || !in_heap(buffer) || begin + bytes <= heap.data() + heap.size()) return;
+  throw UserError::format(
+      "the {} buffer of {} bytes begins at byte {} of rank {}'s heap, which ends at {}; allocate "
+      "all of it, or none of it, in the heap",
+      name, bytes, begin - heap.data(), rank_, heap.size());
 }
 
 Communicator::Handle Communicator::start(const Call& call) {
@@ -250,6 +276,26 @@ void Communicator::wait(uint64_t number) {
   }
 }
 
+// What ranks must agree on and no field of a descriptor says, mixed into one number (FNV-1a).
+uint64_t Communicator::signature(const Work& work) const {
+  const Call& call = work.call;
+  const auto offset = [&](const void* buffer) {
+    if (call.count == 0 || (!call.shared_result && !in_heap(buffer))) return uint64_t{0};
+    const std::byte* const base = call.shared_result ? segment_.base() : segment_.heap(rank_).data();
+    return static_cast<uint64_t>(static_cast<const std::byte*>(buffer) - base) + 1;
+  };
+  uint64_t mixed = 0xcbf29ce484222325;
+  for (const uint64_t word :
+       {static_cast<uint64_t>(call.collective), static_cast<uint64_t>(call.options.type),
+        static_cast<uint64_t>(call.options.operation), static_cast<uint64_t>(work.algorithm),
+        static_cast<uint64_t>(work.deliver), static_cast<uint64_t>(work.halves),
+        static_cast<uint64_t>(call.root), static_cast<uint64_t>(call.count),
+        call.collective == Collective::kAllReduce ? offset(call.out) : 0}) {
+    mixed = (mixed ^ word) * 0x100000001b3;
+  }
+  return mixed;
+}
+
 // Decides how the call is done and binds what does not change from part to part.
 void Communicator::open(Work& work) {
   const Call& call = work.call;
@@ -266,6 +312,12 @@ void Communicator::open(Work& work) {
   work.whole = call.collective == Collective::kAllReduce || one_slice ? call.count : ranks * call.count;
   work.algorithm = choose(segment_.spec(), call.collective, work.whole * element, options);
 
+  const bool in_whole =
+      call.collective == Collective::kReduceScatter || call.collective == Collective::kScatter;
+  const bool out_whole = call.collective == Collective::kAllGather || call.collective == Collective::kGather;
+  check_extent(call.in, (in_whole ? ranks : 1) * call.count * element, "input");
+  if (!call.shared_result) check_extent(call.out, (out_whole ? ranks : 1) * call.count * element, "output");
+  if (call.shared_result && call.count > 0) check_shared_output(call.out, call.count * element);
   const bool in_private = call.count > 0 && !in_heap(call.in);
   const bool out_private = call.count > 0 && !call.shared_result && !in_heap(call.out);
 
@@ -320,7 +372,10 @@ void Communicator::open(Work& work) {
   work.part_number = 0;
   work.state = Work::State::kFree;
   work.run = {};
-  work.run.label = {Phase::kMessage, static_cast<uint32_t>(work.number), 0};
+  work.run.label = {.phase = Phase::kMessage,
+                    .step = static_cast<uint32_t>(work.number),
+                    .bucket = 0,
+                    .call = signature(work)};
 }
 
 // Binds the part that begins at work.begin and finds its schedule.
@@ -344,10 +399,10 @@ void Communicator::open_part(Work& work) {
               .deliver = work.deliver,
               .root = work.call.root,
               .part = work.part,
-              .whole = work.whole,
-              .begin = work.begin,
               .even = false,
-              .stride = work.stride};
+              .whole = work.whole,
+              .stride = work.stride,
+              .begin = work.begin};
   bool even = true;
   for (int slice = 0; slice < work.slices; ++slice) even &= shape.length(slice) == work.part;
   if (even) {
@@ -358,6 +413,7 @@ void Communicator::open_part(Work& work) {
     binding.store = store_chooser_.choose(work.part_bytes());
     work.began_ns = now_ns();
   }
+  work.sent_before = executor_.sent();
   work.run.schedule = &schedule_for(shape);
   work.run.binding = &binding;
   work.run.label.bucket = work.part_number;
@@ -379,7 +435,7 @@ bool Communicator::advance(Work& work) {
         if (!executor_.advance(work.run)) return false;
         if (work.chooses_store) store_chooser_.took(work.part_bytes(), now_ns() - work.began_ns);
         if (work.halves) {
-          half_in_use_until_[half_] = executor_.sent();
+          half_in_use_until_[half_] = executor_.sent_since(work.sent_before);
           half_ ^= 1;
           work.begin += work.part;
           ++work.part_number;
@@ -389,7 +445,7 @@ bool Communicator::advance(Work& work) {
           }
         }
         if (!work.run.schedule->leaves_readers) return true;
-        work.sent = executor_.sent();
+        work.sent = executor_.sent_since(work.sent_before);
         work.state = Work::State::kSettling;
         break;
       case Work::State::kSettling:

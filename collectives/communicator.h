@@ -43,9 +43,9 @@ struct Thresholds {
 struct CommunicatorSpec {
   int ranks = 1;
   int64_t heap_bytes = 0;  // of each rank
-  Domains domains;         // ranks that share a cache or a NUMA node; empty: all do
-  WaitPolicy waiting;
-  Thresholds thresholds;
+  Domains domains = {};    // ranks that share a cache or a NUMA node; empty: all do
+  WaitPolicy waiting = {};
+  Thresholds thresholds = {};
 };
 
 // The memory of one communicator. Made before the ranks are forked (or started as threads).
@@ -55,6 +55,9 @@ class CommunicatorSegment {
   // if the memory cannot be had.
   using Bind = std::function<void(void* address, uint64_t bytes, int rank)>;
   explicit CommunicatorSegment(const CommunicatorSpec& spec, const Bind& bind = {});
+
+  // What a segment takes.
+  static uint64_t bytes(const CommunicatorSpec& spec);
 
   const CommunicatorSpec& spec() const { return spec_; }
   // Makes every rank give up: their calls throw StepAborted.
@@ -101,15 +104,17 @@ class Communicator {
   struct Options {
     DataType type = DataType::kF32;
     Operation operation = Operation::kSum;
-    std::optional<Algorithm> algorithm;  // empty: auto, which chooses among those with the bits of direct
+    std::optional<Algorithm> algorithm =
+        {};  // empty: auto, which chooses among those with the bits of direct
   };
 
   // Blocking calls. `in` and `out` hold elements of options.type; they may be the same (or, where one is a
-  // slice of the other, that slice). A buffer that a rank does not use (gather, scatter) is given as on the
-  // root if that is in the heap, and may be null otherwise. When a call returns, its buffers are the caller's
-  // again. Throws UserError
-  // where the algorithm does not fit the domains, StepError where another rank's call does not fit or it
-  // shows no sign of life, StepAborted after CommunicatorSegment::abort().
+  // slice of the other, that slice; but for gather in the heap, where all ranks' inputs lie at one place). A
+  // buffer that a rank does not use (gather, scatter) is given as on the root if that is in the heap, and may
+  // be null otherwise. When a call returns, its buffers are the caller's again. Throws UserError where the
+  // algorithm does not fit the domains or a buffer lies in the heap in part, StepError where another rank's
+  // call does not fit, it shows no sign of life or all wait in a circle, StepAborted after
+  // CommunicatorSegment::abort().
 
   // out[i] = in[i] of all ranks combined; count elements each.
   void all_reduce(const void* in, void* out, int64_t count, const Options& options);
@@ -156,7 +161,8 @@ class Communicator {
   void progress();
 
   const ExchangeCounts& counts() const { return executor_.counts(); }
-  Executor& executor() { return executor_; }
+  // For waits of the caller's own between calls.
+  Waiter& waiter() { return waiter_; }
 
   // The algorithm that a call takes for a message of so many bytes. Throws UserError where the one that was
   // asked for does not fit the domains.
@@ -173,6 +179,9 @@ class Communicator {
   void wait(uint64_t number);
   void* allocate_bytes(int64_t bytes);
   bool in_heap(const void* address) const;
+  void check_extent(const void* buffer, int64_t bytes, const char* name) const;
+  void check_shared_output(const void* buffer, int64_t bytes) const;
+  uint64_t signature(const Work& work) const;
   void open(Work& work);
   void open_part(Work& work);
   bool advance(Work& work);

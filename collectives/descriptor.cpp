@@ -7,11 +7,18 @@ namespace {
 
 [[noreturn]] void mismatch(const Descriptor& expected, uint32_t reader, const char* field, uint64_t got,
                            uint64_t wanted) {
-  throw StepError(fmt::format(
-      "rank {} took from rank {} a descriptor whose {} is {}, where {} was due (bucket {}, step {}, attempt "
-      "{}); the "
-      "two ranks disagree on the protocol: make sure that all run the same build, and report this as a bug",
-      reader, expected.source, field, got, wanted, expected.bucket, expected.step, expected.attempt));
+  const bool message = expected.phase == Phase::kMessage;
+  throw StepError(
+      fmt::format("rank {} took from rank {} a descriptor whose {} is {}, where {} was due ({} {}, {} {}, "
+                  "attempt {}); {}",
+                  reader, expected.source, field, got, wanted, message ? "part" : "bucket", expected.bucket,
+                  message ? "call" : "step", expected.step, expected.attempt,
+                  message ? "the two ranks make different calls: all must make the same ones, with the same "
+                            "counts, types and "
+                            "options and buffers at the same places of their heaps, in the same order"
+                          : "the two ranks disagree on the protocol: make sure that all run the same build, "
+                            "and report this as "
+                            "a bug"));
 }
 
 }  // namespace
@@ -33,7 +40,7 @@ void validate(const Descriptor& got, const Descriptor& expected, uint32_t reader
   compare("chunk", got.chunk, expected.chunk);
   compare("place", got.place, expected.place);
   compare("length", got.length, expected.length);
-  compare("reserved", got.reserved, expected.reserved);
+  compare("call (operation, type, algorithm, buffers)", got.call, expected.call);
 }
 
 }  // namespace annulus

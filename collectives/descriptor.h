@@ -31,7 +31,7 @@ struct Descriptor {
   uint32_t slice = 0;   // rank that owns the slice which the payload belongs to
   uint64_t place = 0;   // bytes from the start of the segment
   uint64_t length = 0;  // bytes
-  uint64_t reserved = 0;
+  uint64_t call = 0;    // of a message: what else all ranks must agree on, mixed into one number
 
   bool operator==(const Descriptor&) const = default;
 };

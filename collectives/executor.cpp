@@ -6,19 +6,6 @@
 #include "telemetry/check.h"
 
 namespace annulus {
-namespace {
-
-// Temporaries of a sum, one piece each. compile() needs few: each level of the tree leaves one.
-constexpr int kMostTemporaries = 16;
-// Operands of a sum that are 16-bit are converted a piece at a time.
-constexpr int kMostConverted = kMaxStreams;
-
-struct alignas(kLineBytes) Pieces {
-  float temporary[kMostTemporaries][kPieceElements];
-  float converted[kMostConverted][kPieceElements];
-};
-
-}  // namespace
 
 Executor::Executor(std::byte* segment, int ranks, Waiter& waiter, const std::function<bool(int, int)>& uses,
                    const std::function<SpscRing(int, int)>& ring)
@@ -54,6 +41,14 @@ void Executor::wait(const Run& run) {
 std::vector<uint64_t> Executor::sent() const {
   std::vector<uint64_t> mark(peers_.size());
   for (std::size_t i = 0; i < peers_.size(); ++i) mark[i] = peers_[i].sender ? peers_[i].sender->sent() : 0;
+  return mark;
+}
+
+std::vector<uint64_t> Executor::sent_since(const std::vector<uint64_t>& earlier) const {
+  std::vector<uint64_t> mark = sent();
+  for (std::size_t i = 0; i < mark.size(); ++i) {
+    if (mark[i] == earlier[i]) mark[i] = 0;
+  }
   return mark;
 }
 
@@ -107,7 +102,8 @@ Descriptor Executor::describe(const Run& run, const Action& action, int source) 
           .place = action.type == Payload::kNothing
                        ? 0
                        : static_cast<uint64_t>(binding.shared_address(action.place) - segment_),
-          .length = static_cast<uint64_t>(action.count * size_of(binding.type_of(action.place.space)))};
+          .length = static_cast<uint64_t>(action.count * size_of(binding.type_of(action.place.space))),
+          .call = run.label.call};
 }
 
 bool Executor::post(const Run& run, const Action& action) {
@@ -163,16 +159,24 @@ void Executor::sum(const Run& run, const Action& action) {
     const auto out = [&](std::size_t i) {
       return reinterpret_cast<float*>(binding.address(sum.destinations[i], rank_));
     };
-    combine(binding.op, action.count, {streams, static_cast<std::size_t>(all.count)}, out(0),
-            outputs == 2 ? out(1) : nullptr, store_for(sum.destinations[0]));
-    waiter_.beat();
+    for (int64_t begin = 0; begin < action.count; begin += kSumBlock) {
+      const float* block[kMaxStreams];
+      for (int i = 0; i < all.count; ++i) block[i] = streams[i] + begin;
+      combine(binding.op, std::min(kSumBlock, action.count - begin),
+              {block, static_cast<std::size_t>(all.count)}, out(0) + begin,
+              outputs == 2 ? out(1) + begin : nullptr, store_for(sum.destinations[0]));
+      waiter_.beat();
+    }
     return;
   }
 
   // Piece by piece, with what lies between in the first-level cache.
-  CHECK(program.temporaries + 1 <= kMostTemporaries);
-  Pieces pieces;
-  float* const result = pieces.temporary[program.temporaries];
+  // One piece for each temporary, one for the result, and for converted operands one each.
+  const std::size_t needed = program.temporaries + 1 + kMaxStreams;
+  if (pieces_.size() < needed) pieces_.resize(needed);
+  const auto temporary = [&](int i) { return pieces_[i].values; };
+  const auto converted = [&](int i) { return pieces_[program.temporaries + 1 + i].values; };
+  float* const result = temporary(program.temporaries);
   for (int64_t begin = 0; begin < action.count; begin += kPieceElements) {
     const int64_t count = std::min(kPieceElements, action.count - begin);
     const auto address = [&](const Place& place) {
@@ -183,16 +187,16 @@ void Executor::sum(const Run& run, const Action& action) {
       for (int i = 0; i < combination.count; ++i) {
         const int operand = combination.operands[i];
         if (operand >= program.leaves) {
-          streams[i] = pieces.temporary[operand - program.leaves];
+          streams[i] = temporary(operand - program.leaves);
         } else if (const Place& place = sum.sources[operand]; type_of(place) == DataType::kF32) {
           streams[i] = reinterpret_cast<const float*>(address(place));
         } else {
-          widen(binding.type, count, address(place), pieces.converted[i]);
-          streams[i] = pieces.converted[i];
+          widen(binding.type, count, address(place), converted(i));
+          streams[i] = converted(i);
         }
       }
       combine(binding.op, count, {streams, static_cast<std::size_t>(combination.count)},
-              combination.out == SumProgram::kResult ? result : pieces.temporary[combination.out]);
+              combination.out == SumProgram::kResult ? result : temporary(combination.out));
     }
     if (scaled) scale(count, binding.factor, result);
     for (const Place& place : sum.destinations) {
@@ -205,7 +209,7 @@ void Executor::sum(const Run& run, const Action& action) {
       }
     }
     if (outputs == 0) (*run.sink)(sum.sources[0].at + begin, count, result);
-    if (begin % (64 * kPieceElements) == 0) waiter_.beat();
+    if (begin % kSumBlock == 0) waiter_.beat();
   }
 }
 

@@ -19,6 +19,8 @@ namespace annulus {
 
 // Unit of summation where temporaries are needed: they stay in the first-level cache.
 inline constexpr int64_t kPieceElements = 1024;
+// Elements of a sum between two signs of life.
+inline constexpr int64_t kSumBlock = 64 * kPieceElements;
 
 // An array that a schedule's places count in. Slices of a message lie `stride` apart and are worked on a part
 // at a time: element `at` of the schedule is element (at / part) * stride + begin + at % part of the array.
@@ -68,6 +70,7 @@ struct Binding {
 struct RunLabel {
   Phase phase = Phase::kStep;
   uint32_t step = 0, bucket = 0;
+  uint64_t call = 0;  // what else ranks must agree on (Descriptor::call)
 };
 
 // Receives sums that have no destination: `sum` holds `count` floats, those from element `at` of the schedule
@@ -106,6 +109,9 @@ class Executor {
 
   // How many descriptors have been sent to each peer. Kept as a mark of how far payloads are in use.
   std::vector<uint64_t> sent() const;
+  // The same for those to whom something was sent since; nothing to wait for from the others, who may have
+  // given lines back without waking.
+  std::vector<uint64_t> sent_since(const std::vector<uint64_t>& earlier) const;
   // Whether the peers have read what was sent before the mark. An empty mark is reached.
   bool given_back(const std::vector<uint64_t>& mark) const;
   // Waits for it. Throws as Waiter::wait.
@@ -137,6 +143,10 @@ class Executor {
   int rank_;
   std::vector<Peer> peers_;
   bool wake_on_release_ = false;
+  struct alignas(kLineBytes) Piece {
+    float values[kPieceElements];
+  };
+  std::vector<Piece> pieces_;  // temporaries of sums
   ExchangeCounts counts_;
 };
 

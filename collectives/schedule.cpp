@@ -1,7 +1,5 @@
 #include "collectives/schedule.h"
 
-#include <algorithm>
-
 namespace annulus {
 
 namespace {
@@ -35,8 +33,6 @@ void ScheduleBuilder::release(int peer) {
 
 void ScheduleBuilder::sum(std::vector<Place> sources, const TreeSum& tree, std::vector<Place> destinations,
                           int64_t count, bool last) {
-  const auto in_scratch = [](const Place& place) { return place.space == Space::kScratch; };
-  schedule_.uses_scratch |= std::any_of(destinations.begin(), destinations.end(), in_scratch);
   schedule_.actions.push_back(
       {.kind = Action::Kind::kSum, .count = count, .sum = static_cast<int32_t>(schedule_.sums.size())});
   schedule_.sums.push_back({std::move(sources), compile(tree), std::move(destinations), last});

@@ -64,7 +64,6 @@ struct Schedule {
   std::vector<Action> actions;
   std::vector<Sum> sums;
   int announce = 0;
-  bool uses_scratch = false;
   // Whether a payload of this rank may still be being read by a peer when the last action is done. Otherwise
   // the actions imply that all have read.
   bool leaves_readers = false;

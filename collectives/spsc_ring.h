@@ -1,7 +1,7 @@
 // SpscRing: lock-free ring of descriptors from one rank to one other, in shared memory.
 //
 // The sender alone writes free lines, the receiver alone takes full ones; a line's sequence word says whose
-// turn it is. Nothing blocks here: try_send and try_take say whether they could, and waiting is
+// turn it is. Nothing blocks here: try_send and peek say whether they could, and waiting is
 // collectives/wait.h's affair. When the peer dies, lines stay as they are: a full line is still whole,
 // because its sequence word is written last, and a line that was being written stays free. reset() makes the
 // ring new once both sides have stopped. A bounded queue after D. Vyukov, with one producer and one consumer.
@@ -144,7 +144,6 @@ class SpscRing {
       lines_[released_ & mask_].sequence.store(released_ + mask_ + 1, std::memory_order_release);  // R1
       ++released_;
     }
-    uint64_t accepted() const { return next_; }
 
    private:
     friend class SpscRing;

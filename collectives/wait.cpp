@@ -104,6 +104,19 @@ void Waiter::leave_sleep() {
   control_.sleepers[rank_ / 64].fetch_and(~(uint64_t{1} << (rank_ % 64)), std::memory_order_relaxed);
 }
 
+bool Waiter::in_circle(const WaitFor& what) const {
+  uint32_t rank = what.rank;
+  for (int hops = 0; hops < ranks_.count; ++hops) {
+    const RankControl& control = ranks_[static_cast<int>(rank)];
+    const Await awaited = control.waiting_what.load(std::memory_order_acquire);
+    if (awaited != Await::kMessage && awaited != Await::kRingLine) return false;
+    rank = control.waiting_rank.load(std::memory_order_relaxed);
+    if (rank >= static_cast<uint32_t>(ranks_.count)) return false;
+    if (rank == static_cast<uint32_t>(rank_)) return true;
+  }
+  return false;
+}
+
 void Waiter::check(const WaitFor& what) {
   check_abort();
   beat();
@@ -112,13 +125,21 @@ void Waiter::check(const WaitFor& what) {
   slice_begin_ = now;
   if (what.what == Await::kLauncher) return;  // if the launcher dies, the kernel ends this process
   const uint64_t heartbeat = ranks_[what.rank].heartbeat.load(std::memory_order_relaxed);
-  if (heartbeat != peer_heartbeat_) {
+  // Ranks that wait show signs of life; where they wait for each other in a circle nothing comes of it.
+  if (heartbeat != peer_heartbeat_ && !in_circle(what)) {
     peer_heartbeat_ = heartbeat;
     peer_still_ns_ = 0;
     return;
   }
   peer_still_ns_ += slice;
   if (peer_still_ns_ < policy_.deadline_ns) return;
+  if (in_circle(what)) {
+    throw StepError(
+        fmt::format("rank {} has waited for {} of rank {} (part {}, call {}) while that rank waits, by way "
+                    "of others or at once, "
+                    "for this one, for {:.1f} s; all ranks must make the same calls in the same order",
+                    rank_, to_string(what.what), what.rank, what.bucket, what.step, peer_still_ns_ * 1e-9));
+  }
   throw StepError(
       fmt::format("rank {} has waited for {} of rank {} for bucket {} in step {}, and that rank has shown no "
                   "sign of life for "

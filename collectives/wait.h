@@ -176,6 +176,8 @@ class Waiter {
   void sleep(uint32_t seen);
   void leave_sleep();
   void check(const WaitFor& what);  // abort, deadline, heartbeat; once per time slice
+  bool in_circle(
+      const WaitFor& what) const;  // whether those waited for wait, one for the other, for this rank
 
   WaitControl& control_;
   RankControls ranks_;

@@ -32,6 +32,14 @@ std::string cpu_features() {
   return found;
 }
 
+std::string cpu_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("model name")) return line.substr(std::min(line.find(':') + 2, line.size()));
+  }
+  return "";
+}
+
 std::string dispatched_target() {
   const int64_t targets = hwy::SupportedTargets();
   return hwy::TargetName(targets & -targets);  // the lowest bit is the best target

@@ -9,6 +9,10 @@ namespace annulus {
 // Empty where the file tells none of them.
 std::string cpu_features();
 
+// The processor's name as /proc/cpuinfo gives it: "AMD EPYC 9554 64-Core Processor". Empty where it gives
+// none.
+std::string cpu_name();
+
 // The target that Highway dispatches to on this machine: "AVX3".
 std::string dispatched_target();
 

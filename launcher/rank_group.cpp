@@ -149,6 +149,13 @@ class Ranks {
 
 }  // namespace
 
+CommunicatorSegment::Bind on_nodes_of(const Machine& machine, const Placement& placement) {
+  return [&](void* address, uint64_t bytes, int rank) {
+    const KernelAnswer bound = bind_range(machine, address, bytes, placement.workers[rank].memory_node);
+    if (!bound.ok() && rank == 0) std::fprintf(stderr, "warning: %s\n", bound.refusal.c_str());
+  };
+}
+
 std::vector<std::string> run_ranks(const Machine& machine, const Placement& placement,
                                    const RankGroup& group) {
   return Ranks(machine, placement, group).run();

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "collectives/communicator.h"
 #include "launcher/machine.h"
 #include "launcher/placement.h"
 
@@ -23,6 +24,9 @@ struct RankGroup {
   std::function<void(const std::string&)> warning = [](const std::string&) {};
   int64_t limit_ns = 0;  // fail when not all ranks have ended after so long; 0: wait
 };
+
+// What binds the memory of each rank in a CommunicatorSegment to its worker's node.
+CommunicatorSegment::Bind on_nodes_of(const Machine& machine, const Placement& placement);
 
 // Runs one process per worker of the placement, named annulus:0, annulus:1, ..., and returns what they
 // return, in order. When one fails the others are ended, all are collected, and the first failure is thrown:

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/cpu_features.h"
+#include "launcher/limits.h"
 #include "launcher/rank_group.h"
 
 namespace annulus {
@@ -19,6 +20,7 @@ namespace {
 constexpr int64_t kSizes[] = {16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20};
 constexpr Algorithm kAlgorithms[] = {Algorithm::kDirect, Algorithm::kHierarchical};
 constexpr int kRounds = 9, kWarmupRounds = 2;
+constexpr int64_t kLimitNs = 10'000'000'000;
 
 // Nanoseconds by size, algorithm and round.
 struct Times {
@@ -71,7 +73,7 @@ std::filesystem::path thresholds_file() {
 }
 
 std::string thresholds_key(const Machine& machine, const DomainPlan& plan, int ranks) {
-  return fmt::format("{}; {} cores, {} nodes, {} L3; {} ranks in {} domains by {}", cpu_features(),
+  return fmt::format("{}; {} cores, {} nodes, {} L3; {} ranks in {} domains by {}", cpu_name(),
                      machine.cores().size(), machine.nodes().size(), machine.l3_caches(), ranks,
                      plan.domains.size(), plan.level);
 }
@@ -108,7 +110,8 @@ Thresholds measure_thresholds(const Machine& machine, const Placement& placement
                                      .heap_bytes = kSizes[std::size(kSizes) - 1],
                                      .domains = domains,
                                      .waiting = wait_policy(placement, 30),
-                                     .thresholds = {}});
+                                     .thresholds = {}},
+                                    on_nodes_of(machine, placement));
   const std::vector<std::string> results =
       run_ranks(machine, placement,
                 {.body =
@@ -116,7 +119,8 @@ Thresholds measure_thresholds(const Machine& machine, const Placement& placement
                        const Times times = time_rank(segment, rank);
                        return std::string(reinterpret_cast<const char*>(&times), sizeof times);
                      },
-                 .abort = [&] { segment.abort(); }});
+                 .abort = [&] { segment.abort(); },
+                 .limit_ns = kLimitNs});
   std::vector<Times> times(ranks);
   for (int rank = 0; rank < ranks; ++rank) std::memcpy(&times[rank], results[rank].data(), sizeof(Times));
 
@@ -138,9 +142,16 @@ std::optional<Thresholds> machine_thresholds(const Machine& machine, const Place
   const std::string key = thresholds_key(machine, plan, ranks);
   if (std::optional<Thresholds> kept = read_thresholds(file, key)) return kept;
   if (!may_measure) return std::nullopt;
-  const Thresholds measured = measure_thresholds(machine, placement, plan.domains);
-  write_thresholds(file, key, measured);
-  return measured;
+  const CommunicatorSpec spec{.ranks = ranks, .heap_bytes = kSizes[std::size(kSizes) - 1]};
+  if (static_cast<int64_t>(CommunicatorSegment::bytes(spec)) > available_memory().bytes / 4)
+    return std::nullopt;
+  try {
+    const Thresholds measured = measure_thresholds(machine, placement, plan.domains);
+    write_thresholds(file, key, measured);
+    return measured;
+  } catch (const std::exception&) {  // a run goes on without
+    return std::nullopt;
+  }
 }
 
 }  // namespace annulus

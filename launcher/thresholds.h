@@ -28,11 +28,12 @@ bool write_thresholds(const std::filesystem::path& file, const std::string& key,
                       const Thresholds& thresholds);
 
 // All-reduces of 16 KiB to 4 MiB in place, each by both algorithms in turn; under a second. Throws as
-// run_ranks. The domains must fit (why_not_hierarchical).
+// run_ranks and where memory cannot be had. The domains must fit (why_not_hierarchical).
 Thresholds measure_thresholds(const Machine& machine, const Placement& placement, const Domains& domains);
 
 // Those kept, or else, if `may_measure`, those measured now, which are then kept. Nothing where there is no
-// choice to make: one domain, domains that do not fit, ranks that take turns on their cores.
+// choice to make (one domain, domains that do not fit, ranks that take turns on their cores), no memory to
+// measure in, or the measurement fails.
 std::optional<Thresholds> machine_thresholds(const Machine& machine, const Placement& placement,
                                              const DomainPlan& plan, bool may_measure);
 

@@ -103,7 +103,10 @@ RankReport train_rank(const ExchangeCheck& check, const SyntheticObjective& obje
                       sgd_update(sgd, count, sum, segment.weights(from) + at, segment.moments(from) + at,
                                  segment.weights(to) + at, segment.moments(to) + at);
                     });
-  populate(segment.base(), segment.plan().bytes);
+  const SegmentPlan& layout = segment.plan();
+  populate(segment.base() + layout.state.offset, layout.state.bytes);
+  populate(segment.gradients(rank, 0), layout.gradient_buffers[rank] * layout.gradient_buffer_bytes);
+  populate(segment.base(), layout.state.offset);  // header, ranks, versions, rings
 
   RankReport report{.begin_ns = now_ns()};
   for (; step <= static_cast<uint32_t>(check.steps); ++step) {
