@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "collectives/exchange_thread.h"
 #include "collectives/publish.h"
 #include "kernels/image_batch.h"
 #include "kernels/optimizer.h"
@@ -90,9 +91,15 @@ void Worker::prepare() {
   populate(segment_.base(), plan.state.offset);  // header, ranks, versions, rings
   waiter_.beat();
 
-  exchange_ = std::make_unique<Exchange>(
-      run_.segment_inputs().exchange(), segment_.exchange_memory(), versions_, waiter_,
-      [this](int64_t offset, int64_t count, const float* sum) { apply(offset, count, sum); });
+  const ExchangePlan exchange = run_.segment_inputs().exchange();
+  const auto sink = [this](int64_t offset, int64_t count, const float* sum) { apply(offset, count, sum); };
+  if (run_.comm_cpus.empty()) {
+    exchange_ = std::make_unique<Exchange>(exchange, segment_.exchange_memory(), versions_, waiter_, sink);
+  } else {
+    exchange_ =
+        std::make_unique<ExchangeThread>(exchange, segment_.exchange_memory(), versions_, waiter_,
+                                         ExchangeThread::Place{run_.comm_cpus[rank_], run_.waiting}, sink);
+  }
   write_initial_state();
 }
 

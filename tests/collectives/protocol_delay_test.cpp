@@ -30,7 +30,7 @@ std::vector<float> exchanged(const Case& c, uint64_t seed, int64_t spin_ns) {
           {.spin_ns = spin_ns, .deadline_ns = 60'000'000'000});
   std::vector<float> all;
   for (uint32_t step = 1; step <= kSteps; ++step) all.resize(step * box.elements());
-  box.run([&](int rank, Waiter& waiter, Exchange& exchange) {
+  box.run([&](int rank, Waiter& waiter, StepExchange& exchange) {
     delay_this_thread(seed == 0 ? 0 : seed * 1000 + rank + 1);
     for (uint32_t step = 1; step <= kSteps; ++step) {
       do_step(box, rank, step, waiter, exchange);
