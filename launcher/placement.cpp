@@ -190,6 +190,11 @@ class Planner {
       workers = std::max(1, static_cast<int>(std::floor(request_.cpu_quota / threads())));
       limit = fmt::format("a CPU quota of {:.3g} ({})", request_.cpu_quota, request_.cpu_quota_source);
     }
+    const int listed = static_cast<int>(listed_comm_cpus(request_.comm_thread).size());
+    if (listed > 1 && listed < workers) {  // a single CPU is shared by all
+      workers = listed;
+      limit = fmt::format("the {} CPUs of --comm-thread", listed);
+    }
     if (request_.workers_in_memory > 0 && request_.workers_in_memory < workers) {
       workers = request_.workers_in_memory;
       limit = "memory";

@@ -111,6 +111,7 @@ TEST(CommThreads, SetTheirCpusAsideWhereEnoughAreLeft) {
   EXPECT_TRUE(first.exclusive);
   const Placement automatic = plan_placement(without_smt(), {.comm_thread = "7"});
   EXPECT_EQ(automatic.workers.size(), 7u);
+  EXPECT_EQ(comm_cpus(plan_placement(without_smt(), {.comm_thread = "6,7"})), (std::vector<int>{6, 7}));
 
   const Placement full = plan_placement(without_smt(), {.workers = 8, .comm_thread = "7"});
   EXPECT_EQ(full.workers[7].cpus, std::vector<int>{7});
