@@ -133,6 +133,7 @@ bool Worker::step(uint32_t step) {
   const uint32_t version = version_read(step, run_.config.staleness);
   const float* weights = segment_.weights_after(version);
   const bool delayed = run_.config.staleness != 0;
+  bool unseen = true;  // whether others' updates of the weights may be missing yet
   LossSum loss;
 
   const ShardRange shards = deal(rank_, run_.config.workers, run_.config.shards);
@@ -142,7 +143,7 @@ bool Worker::step(uint32_t step) {
     const bool empty = part.count() == 0;
     if (!empty) {
       load_images(images, part);
-      forward(weights, version, first);
+      forward(weights, version, std::exchange(unseen, false));
       loss += network_->loss({labels_.data(), static_cast<std::size_t>(part.count())}, 1.0f / images.count);
     }
     if (first && !delayed && !admit(step)) return false;

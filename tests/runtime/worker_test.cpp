@@ -474,6 +474,21 @@ TEST(Training, with_delay_has_the_bits_of_a_serial_run_whatever_the_network_and_
   }
 }
 
+// The data set is smaller than the batch, so that most shards are empty from the first step on.
+TEST(Training, with_delay_and_empty_first_shards_has_the_bits_of_a_serial_run) {
+  for (const int staleness : {0, 1}) {
+    TrainConfig config = config_of(3, 48, 4);
+    config.batch_size = 64;
+    config.staleness = staleness;
+    Training training(tiny_mlp(), config);
+    ASSERT_EQ(training.run().schedule.images(1).count, 31);
+    SerialRun serial(training);
+    for (int64_t step = 1; step <= 4; ++step) serial.step(step);
+    ASSERT_EQ(training.train(), "");
+    EXPECT_EQ(training.checksum(), serial.checksum()) << "staleness " << staleness;
+  }
+}
+
 // Evaluations are of all updates: those of a run with delay equal the last ones of runs that end there.
 TEST(Training, with_delay_evaluates_what_all_updates_have_made) {
   TrainConfig config = config_of(2, 4, 7);
