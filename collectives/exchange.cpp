@@ -128,6 +128,16 @@ void Exchange::finish() {
   executor_.counts().busy_ns += now_ns() - executor_.waiter().waited_ns() - begin;
 }
 
+void Exchange::wait(const std::function<bool()>& or_else) {
+  if (updated_ < published_) {
+    executor_.wait(runs_[updated_], or_else);
+  } else {
+    const WaitFor what{Await::kGradients, static_cast<uint32_t>(executor_.waiter().rank()),
+                       static_cast<uint32_t>(published_), step_};
+    executor_.waiter().wait(what, or_else);
+  }
+}
+
 bool Exchange::advance() {
   if (updated_ == published_) return false;
   const bool done = executor_.advance(runs_[updated_]);

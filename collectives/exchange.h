@@ -5,8 +5,8 @@
 // and hands every piece to a sink (the optimizer), which writes the new generation. Then it raises its
 // version of that bucket. All ranks publish the same buckets in the same order 0, 1, 2, ...
 //
-// The algorithm is a schedule per bucket (schedule.h). Everything runs on the calling thread: publish() and
-// progress() do what can be done at once, finish() waits. When a rank dies, the others wait for it until
+// The algorithm is a schedule per bucket (schedule.h). publish() and progress() do what can be done at once,
+// finish() waits. When a rank dies, the others wait for it until
 // Waiter::wait gives up.
 #pragma once
 
@@ -66,37 +66,55 @@ struct ExchangePlan {
   std::vector<int64_t> descriptors_per_step() const;
 };
 
-class Exchange {
+// What a worker sees of an exchange; called by its compute thread.
+class StepExchange {
  public:
-  // `plan`, `versions` and `waiter` are those of the waiter's rank. `sink` gets the sums of its slices:
-  // `count` floats, a multiple of 64, from element `at` of the parameters on.
-  Exchange(const ExchangePlan& plan, const ExchangeMemory& memory, Versions versions, Waiter& waiter,
-           SumSink sink);
-  Exchange(const Exchange&) = delete;
-  Exchange& operator=(const Exchange&) = delete;
+  StepExchange() = default;
+  virtual ~StepExchange() = default;
+  StepExchange(const StepExchange&) = delete;
+  StepExchange& operator=(const StepExchange&) = delete;
 
   // Begins step `step` (from 1). The step before must be finished.
-  void begin(uint32_t step);
+  virtual void begin(uint32_t step) = 0;
 
   // This rank's gradient buffers hold its final partial sums of the next bucket (0, then 1, ...). Until the
   // step is committed, others read them, and this rank's exchange may write them: the caller must not, save
   // those of another set.
   // Memory ordering: they are visible to the receivers, non-temporal stores included. Throws as progress().
-  void publish();
+  virtual void publish() = 0;
 
   // Does what can be done without waiting. Call between layers. Throws StepError when a descriptor is not the
   // one that is due.
-  void progress();
+  virtual void progress() = 0;
 
   // Returns when this rank's slice of every bucket is updated and its version raised; other ranks' may not be
   // yet (Versions::wait_all). Throws StepAborted when the launcher aborts, StepError as progress() and when
   // an awaited rank shows no sign of life.
-  void finish();
+  virtual void finish() = 0;
 
   // Whether finish() has nothing left to do.
-  bool finished() const { return updated_ == schedules_.size(); }
+  virtual bool finished() const = 0;
 
-  const ExchangeCounts& counts() const { return executor_.counts(); }
+  virtual const ExchangeCounts& counts() const = 0;
+};
+
+// Does it all on the calling thread; ExchangeThread (exchange_thread.h) has one of its own for it.
+class Exchange final : public StepExchange {
+ public:
+  // `plan`, `versions` and `waiter` are those of the waiter's rank. `sink` gets the sums of its slices:
+  // `count` floats, a multiple of 64, from element `at` of the parameters on.
+  Exchange(const ExchangePlan& plan, const ExchangeMemory& memory, Versions versions, Waiter& waiter,
+           SumSink sink);
+
+  void begin(uint32_t step) override;
+  void publish() override;
+  void progress() override;
+  void finish() override;
+  bool finished() const override { return updated_ == schedules_.size(); }
+  const ExchangeCounts& counts() const override { return executor_.counts(); }
+
+  // Returns once progress() may be able to do something, or `or_else` is true. Throws as finish().
+  void wait(const std::function<bool()>& or_else);
 
  private:
   bool advance();  // the first unfinished bucket; whether it is finished now

@@ -29,13 +29,15 @@ bool Executor::advance(Run& run) {
   return run.next == actions.size();
 }
 
-void Executor::wait(const Run& run) {
+void Executor::wait(const Run& run, const std::function<bool()>& or_else) {
   const Action& action = run.schedule->actions[run.next];
   Peer& peer = peers_[action.peer];
   const bool sends = action.kind == Action::Kind::kPost;
   const WaitFor what{sends ? Await::kRingLine : Await::kMessage, static_cast<uint32_t>(action.peer),
                      run.label.bucket, run.label.step};
-  waiter_.wait(what, [&] { return sends ? peer.sender->can_send() : peer.receiver->peek() != nullptr; });
+  waiter_.wait(what, [&] {
+    return (sends ? peer.sender->can_send() : peer.receiver->peek() != nullptr) || (or_else && or_else());
+  });
 }
 
 std::vector<uint64_t> Executor::sent() const {

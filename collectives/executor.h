@@ -104,8 +104,8 @@ class Executor {
   // Runs actions until the run is done or has to wait; says whether it is done. Throws StepError when a
   // descriptor is not the one that is due.
   bool advance(Run& run);
-  // Returns once the run may be able to go on. Throws as Waiter::wait.
-  void wait(const Run& run);
+  // Returns once the run may be able to go on, or `or_else` (if any) is true. Throws as Waiter::wait.
+  void wait(const Run& run, const std::function<bool()>& or_else = nullptr);
 
   // How many descriptors have been sent to each peer. Kept as a mark of how far payloads are in use.
   std::vector<uint64_t> sent() const;

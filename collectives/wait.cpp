@@ -38,25 +38,29 @@ const char* to_string(Await what) {
       return "the update";
     case Await::kLauncher:
       return "the launcher";
+    case Await::kExchange:
+      return "the communication thread";
+    case Await::kGradients:
+      return "the gradients";
   }
   return "?";
 }
 
-void wake(WaitControl& control, const RankControls& ranks, int rank) {
+void wake(WaitControl& control, const RankControls& ranks, int index) {
   protocol_point(ProtocolPoint::kWake);
-  std::atomic_thread_fence(std::memory_order_seq_cst);                                // W1
-  const uint64_t bits = control.sleepers[rank / 64].load(std::memory_order_relaxed);  // W2
-  if (bits >> (rank % 64) & 1) ring(ranks[rank]);                                     // W3
+  std::atomic_thread_fence(std::memory_order_seq_cst);                                 // W1
+  const uint64_t bits = control.sleepers[index / 64].load(std::memory_order_relaxed);  // W2
+  if (bits >> (index % 64) & 1) ring(ranks[index]);                                    // W3
 }
 
 void wake_all(WaitControl& control, const RankControls& ranks) {
   protocol_point(ProtocolPoint::kWake);
   std::atomic_thread_fence(std::memory_order_seq_cst);  // W1
-  for (int word = 0; word * 64 < ranks.count; ++word) {
+  for (int word = 0; word * 64 < ranks.all(); ++word) {
     uint64_t bits = control.sleepers[word].load(std::memory_order_relaxed);  // W2
     for (; bits != 0; bits &= bits - 1) {
-      const int rank = word * 64 + __builtin_ctzll(bits);
-      if (rank < ranks.count) ring(ranks[rank]);  // W3
+      const int index = word * 64 + __builtin_ctzll(bits);
+      if (index < ranks.all()) ring(ranks[index]);  // W3
     }
   }
 }
@@ -70,44 +74,55 @@ int64_t now_ns() {
 void Waiter::enter(const WaitFor& what) {
   check_abort();
   beat();
-  RankControl& own = ranks_[rank_];
-  own.waiting_rank.store(what.rank, std::memory_order_relaxed);
-  own.waiting_bucket.store(what.bucket, std::memory_order_relaxed);
-  own.waiting_step.store(what.step, std::memory_order_relaxed);
-  own.waiting_what.store(what.what, std::memory_order_release);
-  peer_heartbeat_ =
-      what.what == Await::kLauncher ? 0 : ranks_[what.rank].heartbeat.load(std::memory_order_relaxed);
+  own().waiting_rank.store(what.rank, std::memory_order_relaxed);
+  own().waiting_bucket.store(what.bucket, std::memory_order_relaxed);
+  own().waiting_step.store(what.step, std::memory_order_relaxed);
+  own().waiting_what.store(what.what, std::memory_order_release);
+  const int awaited = awaited_index(what);
+  peer_heartbeat_ = awaited < 0 ? 0 : ranks_[awaited].heartbeat.load(std::memory_order_relaxed);
   peer_still_ns_ = 0;
   slice_begin_ = now_ns();
 }
 
+int Waiter::awaited_index(const WaitFor& what) const {
+  switch (what.what) {
+    case Await::kLauncher:   // if it dies, the kernel ends this process
+    case Await::kGradients:  // the launcher judges the compute thread, and it may evaluate for long
+      return -1;
+    case Await::kExchange:
+      return index_of(rank_, kExchangeThread);
+    default:
+      return index_of(static_cast<int>(what.rank), thread_);
+  }
+}
+
 void Waiter::leave() {
-  ranks_[rank_].waiting_what.store(Await::kNothing, std::memory_order_release);
+  own().waiting_what.store(Await::kNothing, std::memory_order_release);
   beat();
 }
 
 uint32_t Waiter::prepare_sleep() {
-  control_.sleepers[rank_ / 64].fetch_or(uint64_t{1} << (rank_ % 64), std::memory_order_relaxed);  // S0
-  std::atomic_thread_fence(std::memory_order_seq_cst);                                             // S1
+  control_.sleepers[index_ / 64].fetch_or(uint64_t{1} << (index_ % 64), std::memory_order_relaxed);  // S0
+  std::atomic_thread_fence(std::memory_order_seq_cst);                                               // S1
   protocol_point(ProtocolPoint::kLieDown);
-  return ranks_[rank_].doorbell.load(std::memory_order_acquire);  // S2
+  return own().doorbell.load(std::memory_order_acquire);  // S2
 }
 
 void Waiter::sleep(uint32_t seen) {
   if (control_.abort.load(std::memory_order_acquire) != 0) return;  // check() will throw
   protocol_point(ProtocolPoint::kSleep);
   const timespec slice{.tv_sec = 0, .tv_nsec = kSleepSliceNs};
-  futex(ranks_[rank_].doorbell, FUTEX_WAIT, seen, &slice);  // S3
+  futex(own().doorbell, FUTEX_WAIT, seen, &slice);  // S3
 }
 
 void Waiter::leave_sleep() {
-  control_.sleepers[rank_ / 64].fetch_and(~(uint64_t{1} << (rank_ % 64)), std::memory_order_relaxed);
+  control_.sleepers[index_ / 64].fetch_and(~(uint64_t{1} << (index_ % 64)), std::memory_order_relaxed);
 }
 
 bool Waiter::in_circle(const WaitFor& what) const {
   uint32_t rank = what.rank;
   for (int hops = 0; hops < ranks_.count; ++hops) {
-    const RankControl& control = ranks_[static_cast<int>(rank)];
+    const RankControl& control = ranks_[index_of(static_cast<int>(rank), thread_)];
     const Await awaited = control.waiting_what.load(std::memory_order_acquire);
     if (awaited != Await::kMessage && awaited != Await::kRingLine) return false;
     rank = control.waiting_rank.load(std::memory_order_relaxed);
@@ -123,8 +138,9 @@ void Waiter::check(const WaitFor& what) {
   const int64_t now = now_ns();
   const int64_t slice = std::min(now - slice_begin_, kSleepSliceNs);  // a stopped machine does not age
   slice_begin_ = now;
-  if (what.what == Await::kLauncher) return;  // if the launcher dies, the kernel ends this process
-  const uint64_t heartbeat = ranks_[what.rank].heartbeat.load(std::memory_order_relaxed);
+  const int awaited = awaited_index(what);
+  if (awaited < 0) return;
+  const uint64_t heartbeat = ranks_[awaited].heartbeat.load(std::memory_order_relaxed);
   // Ranks that wait show signs of life; where they wait for each other in a circle nothing comes of it.
   if (heartbeat != peer_heartbeat_ && !in_circle(what)) {
     peer_heartbeat_ = heartbeat;

@@ -4,7 +4,9 @@
 // waits: a rank sleeps on its own doorbell only, never on a word that many watch. What blocks: wait() alone,
 // never for more than 100 ms at a time, and it sees the abort word each time. When the awaited rank dies, the
 // launcher raises the abort word and rings all doorbells; should the launcher fail to, wait() gives up after
-// its own deadline. Nothing here is a lock: a dead rank can hold nothing.
+// its own deadline. Nothing here is a lock: a dead rank can hold nothing. Where the exchange of a rank has a
+// thread of its own, that one has a control, a bit and a Waiter of its own, and so counts as a second
+// sleeper.
 //
 //      WaitControl (one)                     RankControl (one per rank, 128 bytes apart or more)
 //      +-------+---------------------+       +----------+-----------+--------+-------------------------+
@@ -31,6 +33,7 @@
 namespace annulus {
 
 inline constexpr int kMaxRanks = 256;
+inline constexpr int kThreadsPerRank = 2;  // that may wait: compute, and the exchange's own, if any
 inline constexpr std::size_t kLineBytes = 64;
 inline constexpr std::size_t kRankSpacing = 128;  // two lines: the neighbour-line prefetcher fetches pairs
 inline constexpr int64_t kSleepSliceNs = 100'000'000;
@@ -38,10 +41,12 @@ inline constexpr int64_t kSleepSliceNs = 100'000'000;
 // What a rank waits for; kept in its RankControl while it waits, so that others can say so.
 enum class Await : uint32_t {
   kNothing = 0,
-  kMessage,   // a descriptor: the peer's gradient for a bucket, its part of a message
-  kRingLine,  // the peer to read what was sent to it
-  kVersion,   // the peer's update of a bucket
-  kLauncher,  // the launcher: data loaded, leave to end
+  kMessage,    // a descriptor: the peer's gradient for a bucket, its part of a message
+  kRingLine,   // the peer to read what was sent to it
+  kVersion,    // the peer's update of a bucket
+  kLauncher,   // the launcher: data loaded, leave to end
+  kExchange,   // the compute thread: its rank's exchange thread
+  kGradients,  // an exchange thread: its rank's compute thread
 };
 const char* to_string(Await what);
 
@@ -67,23 +72,30 @@ static_assert(std::atomic<uint32_t>::is_always_lock_free && std::atomic<uint64_t
 
 struct alignas(kRankSpacing) WaitControl {
   std::atomic<uint32_t> abort{0};  // 0: run; otherwise all ranks give up the step under way
-  alignas(kRankSpacing) std::atomic<uint64_t> sleepers[kMaxRanks / 64]{};
+  alignas(kRankSpacing) std::atomic<uint64_t> sleepers[kThreadsPerRank * kMaxRanks / 64]{};
 };
 static_assert(sizeof(WaitControl) == 2 * kRankSpacing);
 
-// The controls of all ranks, `stride` bytes apart.
+// The controls of all ranks, `stride` bytes apart. Where exchanges have threads of their own (threads = 2),
+// theirs lie right behind those of their ranks, and thread 1 of rank r has the index count + r.
 struct RankControls {
   std::byte* first = nullptr;
   std::size_t stride = sizeof(RankControl);
   int count = 0;
+  int threads = 1;
 
-  RankControl& operator[](int rank) const { return *reinterpret_cast<RankControl*>(first + rank * stride); }
+  int all() const { return threads * count; }
+  RankControl& operator[](int index) const {
+    std::byte* const control =
+        index < count ? first + index * stride : first + (index - count) * stride + sizeof(RankControl);
+    return *reinterpret_cast<RankControl*>(control);
+  }
 };
 
-// Wakes one rank if it sleeps; no system call otherwise. Call after the store that the rank waits for. Any
-// process may call it. Memory ordering: W1 to W3.
-void wake(WaitControl& control, const RankControls& ranks, int rank);
-// The same for every rank that sleeps.
+// Wakes the thread with that index if it sleeps; no system call otherwise. Call after the store that it waits
+// for. Any process may call it. Memory ordering: W1 to W3.
+void wake(WaitControl& control, const RankControls& ranks, int index);
+// The same for every thread that sleeps.
 void wake_all(WaitControl& control, const RankControls& ranks);
 
 // Monotonic time in nanoseconds.
@@ -95,11 +107,16 @@ struct WaitPolicy {
       30'000'000'000;  // give up when the awaited rank's heartbeat has stood still for so long
 };
 
-// One rank's way of waiting. Used by that rank's thread alone.
+// One thread's way of waiting. Used by that thread alone.
 class Waiter {
  public:
+  static constexpr int kComputeThread = 0, kExchangeThread = 1;
+
   Waiter(WaitControl& control, const RankControls& ranks, int rank, WaitPolicy policy)
-      : control_(control), ranks_(ranks), rank_(rank), policy_(policy) {}
+      : Waiter(control, ranks, rank, policy, kComputeThread) {}
+
+  // That of another thread of the same rank.
+  Waiter of_thread(int thread, WaitPolicy policy) const { return {control_, ranks_, rank_, policy, thread}; }
 
   // Returns once ready() is true. Memory ordering: that of ready()'s own loads, which should be acquire
   // loads. Throws StepAborted when the abort word is raised, StepError when the awaited rank shows no sign of
@@ -121,12 +138,15 @@ class Waiter {
     waited_ns_ += now_ns() - begin;
   }
 
-  void wake(int rank) { annulus::wake(control_, ranks_, rank); }
+  // Wakes the same thread of another rank.
+  void wake(int rank) { annulus::wake(control_, ranks_, index_of(rank, thread_)); }
+  // Wakes the other thread of the same rank.
+  void wake_thread(int thread) { annulus::wake(control_, ranks_, index_of(rank_, thread)); }
   void wake_all() { annulus::wake_all(control_, ranks_); }
 
   // Shows that this rank is alive. Costs one store.
   void beat() {
-    std::atomic<uint64_t>& heartbeat = ranks_[rank_].heartbeat;
+    std::atomic<uint64_t>& heartbeat = own().heartbeat;
     heartbeat.store(heartbeat.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   }
 
@@ -137,8 +157,23 @@ class Waiter {
 
   int rank() const { return rank_; }
   int64_t waited_ns() const { return waited_ns_; }  // since construction
+  // Takes back that much of it: this rank's own work was waited for.
+  void waited_for_own_work(int64_t ns) { waited_ns_ -= ns; }
 
  private:
+  Waiter(WaitControl& control, const RankControls& ranks, int rank, WaitPolicy policy, int thread)
+      : control_(control),
+        ranks_(ranks),
+        rank_(rank),
+        thread_(thread),
+        index_(index_of(rank, thread)),
+        policy_(policy) {}
+
+  int index_of(int rank, int thread) const { return thread * ranks_.count + rank; }
+  RankControl& own() const { return ranks_[index_]; }
+  // Whose heartbeat shows that what is awaited may come; -1: nobody's.
+  int awaited_index(const WaitFor& what) const;
+
   // A message that is under way is here before the clock could be read; such waits are not counted.
   template <typename Ready>
   bool spin_briefly(Ready& ready) const {
@@ -181,7 +216,7 @@ class Waiter {
 
   WaitControl& control_;
   RankControls ranks_;
-  int rank_;
+  int rank_, thread_, index_;
   WaitPolicy policy_;
   int64_t waited_ns_ = 0;
   // The awaited rank's heartbeat as last seen to move, and how long it has stood still since.

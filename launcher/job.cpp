@@ -40,7 +40,8 @@ Placement place_workers(const TrainConfig& config, const Machine& machine, int w
                            .smt = config.smt,
                            .cpu_quota = quota.cpus,
                            .cpu_quota_source = quota.source,
-                           .workers_in_memory = workers_in_memory};
+                           .workers_in_memory = workers_in_memory,
+                           .comm_thread = config.comm_thread};
   Placement placement = plan_placement(machine, request);
   if (config.workers != 0) return placement;
   // auto takes no more workers than there is work for.
@@ -82,6 +83,10 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
   resolved.algorithm = to_string(choice.algorithm);
   if (!choice.note.empty()) notes.push_back(std::move(choice.note));
   const WaitPolicy waiting = wait_policy(placement, 3 * resolved.deadline);
+  std::vector<int> comm_cpus;
+  for (const WorkerPlace& place : placement.workers) {
+    if (place.comm_cpu >= 0) comm_cpus.push_back(place.comm_cpu);
+  }
   Job job{.run = {.config = std::move(resolved),
                   .dataset = dataset,
                   .spec = spec,
@@ -90,7 +95,8 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
                   .schedule = schedule,
                   .algorithm = choice.algorithm,
                   .domains = domains.domains,
-                  .waiting = waiting},
+                  .waiting = waiting,
+                  .comm_cpus = std::move(comm_cpus)},
           .placement = placement,
           .domains = std::move(domains),
           .segment = {},

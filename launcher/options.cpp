@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "launcher/comm_threads.h"
 #include "launcher/cpu_list.h"
 #include "launcher/nearest_name.h"
 #include "launcher/placement.h"
@@ -19,13 +20,14 @@ constexpr int64_t most_images = 1'000'000'000;
 constexpr int64_t most_shards = 1'000'000;  // the plan lists them one by one
 constexpr int64_t most_steps = 1'000'000'000'000;
 
-void add_bind(OptionTable& table, std::string& target) {
+// One of `policies`, or a list of CPUs.
+void add_cpus(OptionTable& table, std::string name, std::string& target,
+              const std::vector<std::string>& policies, std::string help) {
   Option option;
-  option.name = "bind";
-  option.value_name = "core|l3|numa|socket|none|LIST";
-  option.help = "what a worker is bound to, or the CPUs to use, like 0-3,8";
-  option.read = [&target](const std::string& text, const std::string& where) {
-    const std::vector<std::string>& policies = bind_policies();
+  option.name = std::move(name);
+  option.value_name = fmt::format("{}|LIST", fmt::join(policies, "|"));
+  option.help = std::move(help);
+  option.read = [&target, &policies](const std::string& text, const std::string& where) {
     if (is_cpu_list_text(text)) {
       try {
         parse_cpu_list(text);
@@ -96,7 +98,8 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
   table.whole_or_auto("workers", "N|auto", config.workers, most_workers,
                       "worker processes; auto: one per usable physical core");
   table.whole("threads-per-worker", "T", config.threads_per_worker, 1, most_workers, "cores of a worker");
-  add_bind(table, config.bind);
+  add_cpus(table, "bind", config.bind, bind_policies(),
+           "what a worker is bound to, or the CPUs to use, like 0-3,8");
   table.on_off("smt", config.smt, "use every hardware thread as a core of its own");
 
   table.section("How long, in which portions");
@@ -142,6 +145,9 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
       "run; auto: direct or hierarchical, by the machine");
   table.number("bucket-mb", "MB", config.bucket_mb, {.low = 0, .low_included = false, .high = 1e6},
                "parameters whose gradients are handed over together");
+  add_cpus(table, "comm-thread", config.comm_thread, comm_thread_kinds(),
+           "where sums and updates run: on the compute thread (inline), on its core's other hardware thread "
+           "(sibling), or on CPUs, one for each worker or one for all; auto: inline");
   table.whole("staleness", "0|1", config.staleness, 0, 1,
               "1: the update of a step goes on during the next one, which reads the weights before it");
 
@@ -196,7 +202,7 @@ TopoOptions parse_topo(int argc, const char* const* argv) {
   table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
   table.section("What decides the segment's size");
   table.take(train, {"model", "dataset", "data", "batch-size", "shards", "optimizer", "algorithm",
-                     "bucket-mb", "staleness"});
+                     "bucket-mb", "staleness", "comm-thread"});
   table.parse(argc, argv);
   settle_momentum(table, options.config);
   return options;
@@ -216,7 +222,7 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
                "channels, height and width of an image; auto: 1x28x28 for mlp, 3x32x32 for others");
   table.whole("batch-per-worker", "B", options.batch_per_worker, 1, most_images / most_workers,
               "images of one step per worker");
-  table.take(train, {"steps", "bucket-mb", "algorithm", "staleness"});
+  table.take(train, {"steps", "bucket-mb", "algorithm", "staleness", "comm-thread"});
   table.section("On which cores");
   table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
   table.section("Output");

@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "launcher/comm_threads.h"
 #include "launcher/cpu_list.h"
 #include "launcher/nearest_name.h"
 #include "telemetry/check.h"
@@ -51,6 +52,7 @@ class Planner {
     plan_.threads_per_worker = threads();
     bool list = is_cpu_list_text(request_.bind);
     units_ = list ? listed_units() : usable_units();
+    if (!list) set_comm_cpus_aside();
     plan_.usable_cores = static_cast<int>(units_.size());
     if (threads() > plan_.usable_cores) throw too_many_threads(plan_.usable_cores, "this process may use");
     workers_ = request_.workers > 0 ? request_.workers : choose_workers();
@@ -68,6 +70,7 @@ class Planner {
     }
     report_memory();
     report_sharing();
+    place_comm_threads(machine_, request_, plan_);
     return std::move(plan_);
   }
 
@@ -114,6 +117,19 @@ class Planner {
           "this process may use no CPU of the machine; widen its affinity (taskset) or cgroup cpuset");
     }
     return units;
+  }
+
+  void set_comm_cpus_aside() {
+    const std::vector<int> aside = listed_comm_cpus(request_.comm_thread);
+    Units rest;
+    for (const Unit& unit : units_) {
+      if (std::find(aside.begin(), aside.end(), unit.cpu) == aside.end()) rest.push_back(unit);
+    }
+    const int needed = std::max(request_.workers, 1) * threads();
+    if (rest.size() == units_.size() || static_cast<int>(rest.size()) < needed) return;
+    units_ = std::move(rest);
+    plan_.notes.push_back(
+        fmt::format("--comm-thread {}: set aside, no worker computes there", request_.comm_thread));
   }
 
   Units listed_units() const {
@@ -173,6 +189,11 @@ class Planner {
     if (request_.cpu_quota > 0 && request_.cpu_quota / threads() < workers) {
       workers = std::max(1, static_cast<int>(std::floor(request_.cpu_quota / threads())));
       limit = fmt::format("a CPU quota of {:.3g} ({})", request_.cpu_quota, request_.cpu_quota_source);
+    }
+    const int listed = static_cast<int>(listed_comm_cpus(request_.comm_thread).size());
+    if (listed > 1 && listed < workers) {  // a single CPU is shared by all
+      workers = listed;
+      limit = fmt::format("the {} CPUs of --comm-thread", listed);
     }
     if (request_.workers_in_memory > 0 && request_.workers_in_memory < workers) {
       workers = request_.workers_in_memory;

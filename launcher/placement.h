@@ -24,7 +24,8 @@ struct PlacementRequest {
   bool smt = false;           // true: every hardware thread counts as a core
   double cpu_quota = 0;       // CPUs' worth of time (limits.h); 0: none
   std::string cpu_quota_source = "the cgroup";
-  int workers_in_memory = 0;  // auto takes no more workers than this; 0: unknown
+  int workers_in_memory = 0;           // auto takes no more workers than this; 0: unknown
+  std::string comm_thread = "inline";  // auto, inline, sibling, or a CPU list (comm_threads.h)
 };
 
 // Where one worker goes. CPUs and nodes are OS indexes.
@@ -36,6 +37,7 @@ struct WorkerPlace {
       local_nodes;     // allowed nodes next to its CPUs, ascending; several: a range may be interleaved
   std::string domain;  // what it was placed in, for people: "core 3", "cores 4-5", "L3 2", "machine"
   bool pinned = true;  // false with --bind none: leave its affinity alone
+  int comm_cpu = -1;   // of its communication thread; -1: it has none
 };
 
 struct Placement {
@@ -64,7 +66,8 @@ inline WaitPolicy wait_policy(const Placement& placement, double deadline_s) {
 //   none    nothing is bound
 //   LIST    worker i gets the next threads_per_worker CPUs of the list
 // Without smt only the first allowed hardware thread of each core is used. With `core`, more threads than
-// cores take turns on them, with a warning. Throws UserError naming the flag, its value, the limit and the
+// cores take turns on them, with a warning. CPUs that comm_thread lists are set aside where enough others are
+// left. Throws UserError naming the flag, its value, the limit and the
 // remedy.
 Placement plan_placement(const Machine& machine, const PlacementRequest& request);
 

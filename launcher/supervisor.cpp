@@ -70,8 +70,11 @@ class Supervisor {
   struct RankWatch {
     ChildProcess process;
     bool ended = false;
-    uint64_t heartbeat = 0;
-    int64_t still_ns = 0;  // how long the heartbeat has stood still
+    struct Heart {
+      uint64_t beats = 0;
+      int64_t still_ns = 0;  // how long it has stood still
+    };
+    Heart hearts[kThreadsPerRank];
   };
 
   void start_loader();
@@ -372,14 +375,18 @@ void Supervisor::check_states() {
 
 void Supervisor::check_heartbeats(int64_t elapsed_ns) {
   if (aborted_ns_ != 0) return;
-  for (int rank = 0; rank < segment_.ranks(); ++rank) {
+  const RankControls controls = segment_.controls();
+  for (int index = 0; index < controls.all(); ++index) {
+    const int rank = index % controls.count, thread = index / controls.count;
     RankWatch& watch = ranks_[rank];
     if (watch.ended) continue;
-    const RankControl& control = segment_.rank(rank).control;
-    const uint64_t heartbeat = control.heartbeat.load(std::memory_order_relaxed);
-    watch.still_ns = heartbeat == watch.heartbeat ? watch.still_ns + elapsed_ns : 0;
-    watch.heartbeat = heartbeat;
-    if (watch.still_ns < job_.run.config.deadline * 1e9) continue;
+    const RankControl& control = controls[index];
+    RankWatch::Heart& heart = watch.hearts[thread];
+    const uint64_t beats = control.heartbeat.load(std::memory_order_relaxed);
+    const bool unborn = thread != Waiter::kComputeThread && beats == 0;
+    heart.still_ns = beats == heart.beats && !unborn ? heart.still_ns + elapsed_ns : 0;
+    heart.beats = beats;
+    if (heart.still_ns < job_.run.config.deadline * 1e9) continue;
     const Await what = control.waiting_what.load(std::memory_order_acquire);
     const std::string doing = what == Await::kNothing
                                   ? "computing"
@@ -387,15 +394,15 @@ void Supervisor::check_heartbeats(int64_t elapsed_ns) {
                                                 control.waiting_rank.load(std::memory_order_relaxed),
                                                 control.waiting_bucket.load(std::memory_order_relaxed));
     fail(1, fmt::format(
-                "rank {} (pid {}) has shown no sign of life for {:.1f} s in step {}, {}: it was stopped or "
+                "{}rank {} (pid {}) has shown no sign of life for {:.1f} s in step {}, {}: it was stopped or "
                 "hangs, and the other ranks wait for it; raise --deadline if it is only slow",
-                rank, watch.process.pid, watch.still_ns * 1e-9, step_of(rank), doing));
+                thread == Waiter::kComputeThread ? "" : "the communication thread of ", rank,
+                watch.process.pid, heart.still_ns * 1e-9, step_of(rank), doing));
     kill(watch.process.pid, SIGKILL);
     return;
   }
 }
 
-// The first failure is the run's; what follows from it is not reported.
 void Supervisor::fail(int exit_code, const std::string& message) {
   if (aborted_ns_ != 0) return;
   outcome_.exit_code = exit_code;

@@ -167,13 +167,17 @@ std::string draw_workers(const Placement& placement, const std::vector<int64_t>&
     wide_cpus = std::max(wide_cpus, format_cpu_list(place.cpus).size());
     wide_domain = std::max(wide_domain, place.domain.size());
   }
-  std::string text = fmt::format("{:>6}  {:<{}}  {:<{}}  {:<9}{}\n", "worker", "CPUs", wide_cpus, "where",
-                                 wide_domain, "NUMA node", bytes.empty() ? "" : "  memory");
+  const bool comm = std::any_of(placement.workers.begin(), placement.workers.end(),
+                                [](const WorkerPlace& place) { return place.comm_cpu >= 0; });
+  std::string text =
+      fmt::format("{:>6}  {:<{}}  {:<{}}  {:<9}{}{}\n", "worker", "CPUs", wide_cpus, "where", wide_domain,
+                  "NUMA node", comm ? "  communication" : "", bytes.empty() ? "" : "  memory");
   for (size_t rank = 0; rank < placement.workers.size(); ++rank) {
     const WorkerPlace& place = placement.workers[rank];
     std::string node = place.memory_node < 0 ? "not bound" : fmt::format("{}", place.memory_node);
-    text += fmt::format("{:>6}  {:<{}}  {:<{}}  {:<9}{}\n", rank, format_cpu_list(place.cpus), wide_cpus,
+    text += fmt::format("{:>6}  {:<{}}  {:<{}}  {:<9}{}{}\n", rank, format_cpu_list(place.cpus), wide_cpus,
                         place.domain, wide_domain, node,
+                        comm ? fmt::format("  {:<13}", fmt::format("CPU {}", place.comm_cpu)) : "",
                         rank < bytes.size() ? "  " + format_bytes(bytes[rank]) : "");
   }
   for (const std::string& note : placement.notes) text += "note: " + note + '\n';

@@ -21,8 +21,8 @@ namespace annulus {
 //     ...
 std::string draw_machine(const Machine& machine, const Placement& placement);
 
-// One line per worker: CPUs, where they lie, NUMA node, and `bytes[rank]` of memory where given. Then notes
-// and warnings. Ends with a newline.
+// One line per worker: CPUs, where they lie, NUMA node, its communication thread's CPU if it has one, and
+// `bytes[rank]` of memory where given. Then notes and warnings. Ends with a newline.
 std::string draw_workers(const Placement& placement, const std::vector<int64_t>& bytes = {});
 
 // 1536 -> "1.5 KiB", 0 -> "0 B".

@@ -10,6 +10,7 @@ SegmentInputs RunPlan::segment_inputs() const {
           .buckets = buckets,
           .state_arrays = has_moments(config) ? 2 : 1,
           .staleness = config.staleness,
+          .waiting_threads = comm_cpus.empty() ? 1 : 2,
           .dataset = dataset};
 }
 

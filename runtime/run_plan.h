@@ -25,6 +25,8 @@ struct RunPlan {
   Algorithm algorithm;
   Domains domains;  // ranks that share a cache or a NUMA node
   WaitPolicy waiting;
+  // Per rank the CPU of its communication thread (-1: unbound); empty: exchanges run on the compute threads.
+  std::vector<int> comm_cpus = {};
 
   SegmentInputs segment_inputs() const;
 };

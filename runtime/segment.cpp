@@ -13,6 +13,7 @@ Segment::Segment(const SegmentPlan& plan, const SegmentInputs& inputs, uint64_t 
       state_arrays_(inputs.state_arrays),
       weight_generations_(inputs.weight_generations()),
       gradient_sets_(inputs.gradient_sets()),
+      waiting_threads_(inputs.waiting_threads),
       memory_(
           plan.bytes, "the segment",
           "free memory, raise the limit, or use fewer --workers, fewer --shards or a smaller --batch-size",
@@ -57,7 +58,7 @@ SpscRing Segment::ring(int from, int to) const {
 }
 
 RankControls Segment::controls() const {
-  return {base() + plan_.rank_parts.offset, plan_.rank_part_stride, ranks_};
+  return {base() + plan_.rank_parts.offset, plan_.rank_part_stride, ranks_, waiting_threads_};
 }
 
 ExchangeMemory Segment::exchange_memory() const {

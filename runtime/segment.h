@@ -65,6 +65,7 @@ class Segment {
   int state_arrays_;
   uint32_t weight_generations_;
   int gradient_sets_;
+  int waiting_threads_;
   SharedMemory memory_;
 };
 

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -66,9 +67,10 @@ static_assert(alignof(SegmentHeader) == kRankSpacing);
 
 enum class RankState : uint32_t { kStarting = 0, kReady, kTraining, kFinished, kFailed };
 
-// Written by its rank alone, save control.doorbell.
+// Written by its rank alone, save the doorbells.
 struct RankPart {
   RankControl control;
+  RankControl comm_control;  // of its communication thread, if it has one
 
   std::atomic<RankState> state;
   std::atomic<uint32_t> pid;
@@ -79,6 +81,7 @@ struct RankPart {
   EvalRing evaluations;
   StepRing steps;
 };
+static_assert(offsetof(RankPart, comm_control) == sizeof(RankControl));  // RankControls counts on it
 static_assert(std::is_standard_layout_v<RankPart> && alignof(RankPart) == kRankSpacing);
 
 // How the new generation of what its owner alone reads (moments) is written, for arrays of so many
@@ -96,8 +99,9 @@ struct SegmentInputs {
   Algorithm algorithm = Algorithm::kDirect;
   Domains domains;
   BucketPlan buckets;
-  int state_arrays = 2;  // 1: weights; 2: weights and moments
-  int staleness = 0;     // 1: an update goes on while the next step computes
+  int state_arrays = 2;     // 1: weights; 2: weights and moments
+  int staleness = 0;        // 1: an update goes on while the next step computes
+  int waiting_threads = 1;  // of each rank; 2: exchanges have threads of their own
   DatasetInfo dataset;
 
   // While step k computes on what step k-2 wrote, step k-1 still reads that and writes another; should step

@@ -39,7 +39,8 @@ struct TrainConfig {
   // How gradients travel.
   std::string algorithm = "auto";  // auto, direct, ring, hierarchical
   double bucket_mb = 25;
-  int staleness = 0;  // 1: gradients are those of the weights one update back
+  std::string comm_thread = "auto";  // auto, inline, sibling, or a list of CPUs like "2,3"
+  int staleness = 0;                 // 1: gradients are those of the weights one update back
 
   // Around the run.
   std::string run_dir;   // empty: runs/<date>-<model> below the working directory

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "collectives/exchange_thread.h"
 #include "collectives/publish.h"
 #include "kernels/image_batch.h"
 #include "kernels/optimizer.h"
@@ -90,9 +91,15 @@ void Worker::prepare() {
   populate(segment_.base(), plan.state.offset);  // header, ranks, versions, rings
   waiter_.beat();
 
-  exchange_ = std::make_unique<Exchange>(
-      run_.segment_inputs().exchange(), segment_.exchange_memory(), versions_, waiter_,
-      [this](int64_t offset, int64_t count, const float* sum) { apply(offset, count, sum); });
+  const ExchangePlan exchange = run_.segment_inputs().exchange();
+  const auto sink = [this](int64_t offset, int64_t count, const float* sum) { apply(offset, count, sum); };
+  if (run_.comm_cpus.empty()) {
+    exchange_ = std::make_unique<Exchange>(exchange, segment_.exchange_memory(), versions_, waiter_, sink);
+  } else {
+    exchange_ =
+        std::make_unique<ExchangeThread>(exchange, segment_.exchange_memory(), versions_, waiter_,
+                                         ExchangeThread::Place{run_.comm_cpus[rank_], run_.waiting}, sink);
+  }
   write_initial_state();
 }
 
@@ -126,6 +133,7 @@ bool Worker::step(uint32_t step) {
   const uint32_t version = version_read(step, run_.config.staleness);
   const float* weights = segment_.weights_after(version);
   const bool delayed = run_.config.staleness != 0;
+  bool unseen = true;  // whether others' updates of the weights may be missing yet
   LossSum loss;
 
   const ShardRange shards = deal(rank_, run_.config.workers, run_.config.shards);
@@ -135,7 +143,7 @@ bool Worker::step(uint32_t step) {
     const bool empty = part.count() == 0;
     if (!empty) {
       load_images(images, part);
-      forward(weights, version, first);
+      forward(weights, version, std::exchange(unseen, false));
       loss += network_->loss({labels_.data(), static_cast<std::size_t>(part.count())}, 1.0f / images.count);
     }
     if (first && !delayed && !admit(step)) return false;

@@ -74,7 +74,7 @@ class Worker {
   int64_t exchange_ns() const { return exchange_->counts().busy_ns + waiter_.waited_ns(); }
   void load_images(const StepImages& images, const ShardRange& part);
   void apply(int64_t offset, int64_t count,
-             const float* sum);  // the exchange's sink: one piece of the update
+             const float* sum);  // the exchange's sink, on its thread: one piece of the update
   void evaluate(int64_t epoch, uint32_t step);
 
   const RunPlan& run_;
@@ -91,13 +91,13 @@ class Worker {
 
   std::unique_ptr<Network> network_;
   Arena arena_;
-  std::unique_ptr<Exchange> exchange_;
   std::vector<uint8_t> labels_;
   uint32_t updating_step_ = 0;  // whose update apply() makes; 0: none so far
   SgdStep sgd_;
   UpdateStores update_stores_;
   StoreChooser weight_store_;  // goes by whole steps, because all ranks read the weights in the next forward
   HiddenTime hidden_;
+  std::unique_ptr<StepExchange> exchange_;  // last: where it has a thread, that uses the members above
 };
 
 }  // namespace annulus

@@ -45,7 +45,8 @@ TEST(Descriptor, that_differs_in_any_field_is_refused_with_field_values_and_both
       {"slice is 7, where 6 was due", [](Descriptor& d) { ++d.slice; }},
       {"place is 4160, where 4096 was due", [](Descriptor& d) { d.place += 64; }},
       {"length is 513, where 512 was due", [](Descriptor& d) { ++d.length; }},
-      {"call (operation, type, algorithm, buffers) is 1, where 0 was due", [](Descriptor& d) { d.call = 1; }}};
+      {"call (operation, type, algorithm, buffers) is 1, where 0 was due",
+       [](Descriptor& d) { d.call = 1; }}};
   for (const auto& [text, fault] : faults) {
     Descriptor got = kExpected;
     fault(got);

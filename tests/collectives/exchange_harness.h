@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "collectives/exchange.h"
+#include "collectives/exchange_thread.h"
 #include "kernels/reduce.h"
 
 namespace annulus {
@@ -21,11 +21,20 @@ class Box {
  public:
   static constexpr WaitPolicy kWaiting{.spin_ns = 2000, .deadline_ns = 20'000'000'000};
 
-  explicit Box(ExchangePlan plan, WaitPolicy policy = kWaiting, int sets = 1)
-      : plan_(std::move(plan)), sets_(sets), policy_(policy), capacities_(plan_.descriptors_per_step()) {
+  // Whether each exchange has a thread of its own.
+  enum class Threads { kOne, kTwo };
+
+  explicit Box(ExchangePlan plan, WaitPolicy policy = kWaiting, int sets = 1, Threads threads = Threads::kOne)
+      : plan_(std::move(plan)),
+        sets_(sets),
+        threads_(threads),
+        policy_(policy),
+        capacities_(plan_.descriptors_per_step()) {
     elements_ = buckets().back().offset + buckets().back().blocks * kBlockElements;
-    controls_storage_ = allocate(ranks() * sizeof(RankControl));
-    for (int i = 0; i < ranks(); ++i) new (controls_storage_.get() + i * sizeof(RankControl)) RankControl;
+    controls_storage_ = allocate(kThreadsPerRank * ranks() * sizeof(RankControl));
+    for (int i = 0; i < kThreadsPerRank * ranks(); ++i) {
+      new (controls_storage_.get() + i * sizeof(RankControl)) RankControl;
+    }
     words_ = allocate(ranks() * Versions::row_words(buckets().size()) * sizeof(uint32_t));
     versions().reset(0);
     rings_.resize(capacities_.size());
@@ -44,16 +53,22 @@ class Box {
   }
 
   // Runs body(rank, waiter, exchange) on one thread per rank. Sums land in result().
-  void run(const std::function<void(int, Waiter&, Exchange&)>& body) {
+  void run(const std::function<void(int, Waiter&, StepExchange&)>& body) {
     std::vector<std::thread> threads;
     for (int rank = 0; rank < ranks(); ++rank) {
       threads.emplace_back([&, rank] {
         Waiter waiter(control, controls(), rank, policy_);
-        Exchange exchange(plan_, memory(), versions(), waiter,
-                          [this](int64_t offset, int64_t count, const float* sum) {
-                            std::memcpy(result() + offset, sum, count * sizeof(float));
-                          });
-        body(rank, waiter, exchange);
+        const auto sink = [this](int64_t offset, int64_t count, const float* sum) {
+          std::memcpy(result() + offset, sum, count * sizeof(float));
+        };
+        if (threads_ == Threads::kOne) {
+          Exchange exchange(plan_, memory(), versions(), waiter, sink);
+          body(rank, waiter, exchange);
+        } else {
+          ExchangeThread exchange(plan_, memory(), versions(), waiter,
+                                  {.cpu = ExchangeThread::kUnbound, .waiting = policy_}, sink);
+          body(rank, waiter, exchange);
+        }
       });
     }
     for (std::thread& thread : threads) thread.join();
@@ -71,7 +86,10 @@ class Box {
   float* result() const { return reinterpret_cast<float*>(result_.get()); }
   int64_t elements() const { return elements_; }
   const std::vector<BucketExtent>& buckets() const { return plan_.buckets; }
-  RankControls controls() const { return {controls_storage_.get(), sizeof(RankControl), ranks()}; }
+  RankControls controls() const {
+    return {controls_storage_.get(), kThreadsPerRank * sizeof(RankControl), ranks(),
+            threads_ == Threads::kOne ? 1 : 2};
+  }
   Versions versions() const {
     return {reinterpret_cast<std::atomic<uint32_t>*>(words_.get()), ranks(),
             static_cast<int>(buckets().size())};
@@ -109,6 +127,7 @@ class Box {
 
   ExchangePlan plan_;
   int sets_;  // of gradient buffers
+  Threads threads_;
   WaitPolicy policy_;
   std::vector<int64_t> capacities_;  // lines; 0: no ring
   int64_t elements_ = 0;
@@ -158,7 +177,7 @@ inline float promised_sum(uint32_t step, const Box& box, int owner, int64_t i) {
 
 // One rank's gradients of a step, as a worker makes them: its shards one by one, every bucket published when
 // it is complete.
-inline void compute(const Box& box, int rank, uint32_t step, Exchange& exchange,
+inline void compute(const Box& box, int rank, uint32_t step, StepExchange& exchange,
                     const std::function<void()>& publish) {
   const ShardRange own = deal(rank, box.ranks(), box.plan().shards);
   const RankSum plan = box.rank_sum(rank);
@@ -179,7 +198,7 @@ inline void compute(const Box& box, int rank, uint32_t step, Exchange& exchange,
 }
 
 // One rank's step, as a worker does it with --staleness 0: the step is finished when it ends.
-inline void do_step(const Box& box, int rank, uint32_t step, Waiter& waiter, Exchange& exchange) {
+inline void do_step(const Box& box, int rank, uint32_t step, Waiter& waiter, StepExchange& exchange) {
   exchange.begin(step);
   box.versions().wait_all(waiter, step - 1);  // Rule G
   compute(box, rank, step, exchange, [&] { exchange.publish(); });
@@ -187,7 +206,7 @@ inline void do_step(const Box& box, int rank, uint32_t step, Waiter& waiter, Exc
 }
 
 // The same with --staleness 1: the step before is finished while this one computes.
-inline void do_delayed_step(const Box& box, int rank, uint32_t step, Waiter& waiter, Exchange& exchange) {
+inline void do_delayed_step(const Box& box, int rank, uint32_t step, Waiter& waiter, StepExchange& exchange) {
   bool admitted = false;
   compute(box, rank, step, exchange, [&] {
     if (!std::exchange(admitted, true)) {

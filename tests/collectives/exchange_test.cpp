@@ -17,6 +17,7 @@ struct Case {
   int ranks;
   int64_t shards;
   int domains = 1;
+  Box::Threads threads = Box::Threads::kOne;
 
   ExchangePlan plan(std::vector<BucketExtent> buckets) const {
     return {algorithm, ranks, shards, std::move(buckets), tree_domains(ranks, shards, domains)};
@@ -28,9 +29,10 @@ class ExchangeOf : public testing::TestWithParam<Case> {};
 TEST_P(ExchangeOf, sums_every_element_in_the_promised_order_for_several_steps) {
   const int ranks = GetParam().ranks;
   // Buckets with fewer blocks than ranks, as many, and more: some slices are empty.
-  Box box(GetParam().plan({{0, 1}, {kBlockElements, ranks}, {(1 + ranks) * kBlockElements, 2 * ranks + 1}}));
+  Box box(GetParam().plan({{0, 1}, {kBlockElements, ranks}, {(1 + ranks) * kBlockElements, 2 * ranks + 1}}),
+          Box::kWaiting, 1, GetParam().threads);
   std::atomic<int> wrong{0};
-  box.run([&](int rank, Waiter& waiter, Exchange& exchange) {
+  box.run([&](int rank, Waiter& waiter, StepExchange& exchange) {
     for (uint32_t step = 1; step <= 4; ++step) {
       do_step(box, rank, step, waiter, exchange);
       for (const BucketExtent& extent :
@@ -52,7 +54,7 @@ TEST_P(ExchangeOf, sums_as_promised_while_the_next_step_computes) {
   constexpr int kSets = 2;
   constexpr uint32_t kSteps = 6;
   Box box(GetParam().plan({{0, 1}, {kBlockElements, ranks}, {(1 + ranks) * kBlockElements, 2 * ranks + 1}}),
-          Box::kWaiting, kSets);
+          Box::kWaiting, kSets, GetParam().threads);
   std::atomic<int> wrong{0};
   const auto check = [&](int rank, uint32_t step) {
     for (const BucketExtent& extent : box.buckets()) {
@@ -63,7 +65,7 @@ TEST_P(ExchangeOf, sums_as_promised_while_the_next_step_computes) {
       }
     }
   };
-  box.run([&](int rank, Waiter& waiter, Exchange& exchange) {
+  box.run([&](int rank, Waiter& waiter, StepExchange& exchange) {
     for (uint32_t step = 1; step <= kSteps; ++step) {
       do_delayed_step(box, rank, step, waiter, exchange);
       if (step % 3 != 0) continue;  // the others overlap
@@ -92,13 +94,22 @@ std::vector<Case> cases() {
   for (const int domains : {1, 2, 4}) cases.push_back({Algorithm::kHierarchical, 9, 9, domains});
   cases.push_back({Algorithm::kHierarchical, 8, 8, 8});
   cases.push_back({Algorithm::kHierarchical, 8, 24, 4});
+  const std::size_t count = cases.size();
+  for (std::size_t i = 0; i < count; ++i) {
+    if (cases[i].ranks > 4) continue;
+    cases.push_back(cases[i]);
+    cases.back().threads = Box::Threads::kTwo;
+  }
   return cases;
 }
 
 INSTANTIATE_TEST_SUITE_P(AllAlgorithms, ExchangeOf, testing::ValuesIn(cases()), [](const auto& info) {
-  return fmt::format("{}_{}_ranks_{}_shards_{}_domains", to_string(info.param.algorithm), info.param.ranks,
-                     info.param.shards, info.param.domains);
+  return fmt::format("{}_{}_ranks_{}_shards_{}_domains{}", to_string(info.param.algorithm), info.param.ranks,
+                     info.param.shards, info.param.domains,
+                     info.param.threads == Box::Threads::kOne ? "" : "_on_own_threads");
 });
+
+constexpr Box::Threads kBoth[] = {Box::Threads::kOne, Box::Threads::kTwo};
 
 // One of each way, with the largest number of domains that `ranks` allow.
 std::vector<Case> ways(int ranks, int64_t shards) {
@@ -114,7 +125,8 @@ TEST(Exchange, hierarchical_has_the_bits_of_direct_for_every_number_of_domains) 
   for (const auto& [ranks, shards] : {std::pair{2, 6}, {3, 5}, {4, 12}, {6, 6}, {8, 16}}) {
     Box direct(Case{Algorithm::kDirect, ranks, shards}.plan({{0, 2 * ranks + 1}}));
     const auto run = [](Box& box) {
-      box.run([&](int rank, Waiter& waiter, Exchange& exchange) { do_step(box, rank, 1, waiter, exchange); });
+      box.run(
+          [&](int rank, Waiter& waiter, StepExchange& exchange) { do_step(box, rank, 1, waiter, exchange); });
     };
     run(direct);
     for (int domains = 1; domains <= ranks; domains *= 2) {
@@ -131,7 +143,7 @@ TEST(Exchange, works_where_some_ranks_own_nothing_and_have_no_ring) {
   for (const int ranks : {2, 3, 5}) {
     for (const Case& way : ways(ranks, ranks)) {
       Box box(way.plan({{0, 1}, {kBlockElements, 1}}));
-      box.run([&](int rank, Waiter& waiter, Exchange& exchange) {
+      box.run([&](int rank, Waiter& waiter, StepExchange& exchange) {
         for (uint32_t step = 1; step <= 3; ++step) do_step(box, rank, step, waiter, exchange);
       });
       EXPECT_EQ(box.versions().committed(), 3u);
@@ -146,7 +158,7 @@ TEST(Exchange, a_rank_that_has_done_its_part_leaves_the_next_steps_descriptors_a
   for (const Case& way : ways(2, 2)) {
     Box box(way.plan({{0, 4}}));
     std::atomic<bool> ahead{false};
-    box.run([&](int rank, Waiter&, Exchange& exchange) {
+    box.run([&](int rank, Waiter&, StepExchange& exchange) {
       exchange.begin(1);
       exchange.publish();
       if (rank == 0) {
@@ -174,62 +186,114 @@ TEST(Exchange, ring_equals_direct_for_two_ranks_with_one_whole_subtree_each) {
     Box direct(Case{Algorithm::kDirect, 2, shards}.plan({{0, 5}}));
     Box ring(Case{Algorithm::kRing, 2, shards}.plan({{0, 5}}));
     for (Box* box : {&direct, &ring}) {
-      box->run(
-          [&](int rank, Waiter& waiter, Exchange& exchange) { do_step(*box, rank, 1, waiter, exchange); });
+      box->run([&](int rank, Waiter& waiter, StepExchange& exchange) {
+        do_step(*box, rank, 1, waiter, exchange);
+      });
     }
     EXPECT_EQ(std::memcmp(direct.result(), ring.result(), direct.elements() * sizeof(float)), 0) << shards;
   }
 }
 
+void leave_early(const Case& way, Box::Threads threads) {
+  // Without spins the communication threads are asleep when the abort comes.
+  Box box(way.plan({{0, 8}, {8 * kBlockElements, 8}}), {.spin_ns = 0, .deadline_ns = 20'000'000'000}, 1,
+          threads);
+  std::atomic<int> unwound{0}, waiting{0};
+  std::thread launcher([&] {
+    while (waiting < 3) std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // let them fall asleep in a circle
+    box.control.abort.store(1);
+    wake_all(box.control, box.controls());
+  });
+  box.run([&](int rank, Waiter&, StepExchange& exchange) {
+    exchange.begin(1);
+    exchange.publish();
+    if (rank == 2) return;  // its second bucket never comes
+    exchange.publish();
+    ++waiting;
+    try {
+      exchange.finish();
+    } catch (const StepAborted&) {
+      ++unwound;
+    }
+  });
+  launcher.join();
+  EXPECT_EQ(unwound, 3);
+  EXPECT_EQ(box.versions().committed(), 0u);
+}
+
 TEST(Exchange, a_rank_that_leaves_early_hangs_nobody_once_the_launcher_aborts) {
   for (const Case& way : ways(4, 4)) {
-    Box box(way.plan({{0, 8}, {8 * kBlockElements, 8}}));
-    std::atomic<int> unwound{0}, waiting{0};
-    std::thread launcher([&] {
-      while (waiting < 3) std::this_thread::yield();
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));  // let them fall asleep in a circle
-      box.control.abort.store(1);
-      wake_all(box.control, box.controls());
-    });
-    box.run([&](int rank, Waiter&, Exchange& exchange) {
-      exchange.begin(1);
-      exchange.publish();
-      if (rank == 2) return;  // its second bucket never comes
-      exchange.publish();
-      ++waiting;
-      try {
-        exchange.finish();
-      } catch (const StepAborted&) {
-        ++unwound;
-      }
-    });
-    launcher.join();
-    EXPECT_EQ(unwound, 3);
-    EXPECT_EQ(box.versions().committed(), 0u);
+    for (const Box::Threads threads : kBoth) leave_early(way, threads);
   }
 }
 
 TEST(Exchange, a_descriptor_of_another_step_ends_the_step_with_both_ranks_named) {
   for (const Case& way : ways(2, 2)) {
-    Box box(way.plan({{0, 4}}));
-    std::string message;
-    box.run([&](int rank, Waiter&, Exchange& exchange) {
-      exchange.begin(rank == 0 ? 7 : 8);
-      try {
-        exchange.publish();
-        if (rank == 1) exchange.finish();
-      } catch (const StepError& error) {  // on rank 0 too, where rank 1 was there first
-        if (rank == 1) message = error.what();
-      }
-    });
-    EXPECT_NE(message.find("rank 1 took from rank 0"), std::string::npos) << message;
-    EXPECT_NE(message.find("step is 7, where 8 was due"), std::string::npos) << message;
+    for (const Box::Threads threads : kBoth) {
+      Box box(way.plan({{0, 4}}), Box::kWaiting, 1, threads);
+      std::string message;
+      std::atomic<bool> ended{false};
+      box.run([&](int rank, Waiter&, StepExchange& exchange) {
+        exchange.begin(rank == 0 ? 7 : 8);
+        try {
+          exchange.publish();
+          if (rank == 1) exchange.finish();
+        } catch (const StepError& error) {  // on rank 0 too, where rank 1 was there first
+          if (rank == 1) message = error.what();
+        }
+        if (rank == 1) ended = true;
+        while (!ended) std::this_thread::yield();
+      });
+      EXPECT_NE(message.find("rank 1 took from rank 0"), std::string::npos) << message;
+      EXPECT_NE(message.find("step is 7, where 8 was due"), std::string::npos) << message;
+    }
   }
+}
+
+TEST(ExchangeThread, sums_while_the_compute_threads_do_other_things) {
+  for (const Case& way : ways(3, 5)) {
+    Box box(way.plan({{0, 4}, {4 * kBlockElements, 3}}), Box::kWaiting, 1, Box::Threads::kTwo);
+    box.run([&](int rank, Waiter&, StepExchange& exchange) {
+      exchange.begin(1);
+      compute(box, rank, 1, exchange, [&] { exchange.publish(); });
+      while (box.versions().committed() != 1) std::this_thread::yield();
+      exchange.finish();
+      EXPECT_TRUE(exchange.finished());
+    });
+    for (int64_t i = 0; i < 4 * kBlockElements; i += 97) {
+      int owner = 0;
+      while (slice_of(owner, 3, box.buckets()[0]).end * kBlockElements <= i) ++owner;
+      ASSERT_EQ(box.result()[i], promised_sum(1, box, owner, i));
+    }
+  }
+}
+
+TEST(ExchangeThread, leaves_at_once_when_its_worker_does) {
+  Box box(Case{Algorithm::kDirect, 2, 2}.plan({{0, 4}}), Box::kWaiting, 1, Box::Threads::kTwo);
+  box.run([&](int rank, Waiter&, StepExchange& exchange) {
+    exchange.begin(1);
+    if (rank == 0) exchange.publish();  // what it waits for never comes
+  });
+  EXPECT_EQ(box.versions().committed(), 0u);
+}
+
+TEST(ExchangeThread, counts_what_was_not_hidden_as_communication_and_the_rest_as_waiting) {
+  Box box(Case{Algorithm::kDirect, 2, 2}.plan({{0, 64}}), Box::kWaiting, 1, Box::Threads::kTwo);
+  box.run([&](int rank, Waiter& waiter, StepExchange& exchange) {
+    const int64_t begin = now_ns();
+    do_step(box, rank, 1, waiter, exchange);
+    const int64_t wall = now_ns() - begin;
+    EXPECT_GE(exchange.counts().busy_ns, 0);
+    EXPECT_GE(waiter.waited_ns(), 0);
+    EXPECT_LE(exchange.counts().busy_ns + waiter.waited_ns(), wall);
+    EXPECT_EQ(exchange.counts().descriptors, 1u);
+  });
 }
 
 TEST(Exchange, counts_descriptors_and_bytes) {
   Box box(Case{Algorithm::kDirect, 3, 3}.plan({{0, 3}, {3 * kBlockElements, 6}}));
-  box.run([&](int rank, Waiter& waiter, Exchange& exchange) {
+  box.run([&](int rank, Waiter& waiter, StepExchange& exchange) {
     do_step(box, rank, 1, waiter, exchange);
     EXPECT_EQ(exchange.counts().descriptors, 4u);  // two peers, two buckets
     EXPECT_EQ(exchange.counts().bytes, 2 * (1 + 2) * kBlockElements * sizeof(float));

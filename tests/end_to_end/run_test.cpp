@@ -287,11 +287,12 @@ TEST(Commands, HelpNamesEveryCommandAndFlag) {
   EXPECT_TRUE(matches(run_annulus({}).out, "annulus train.*\n.*annulus topo.*\n.*annulus bench train"));
   const Ended help = run_annulus({"train", "--help"});
   EXPECT_EQ(help.code, 0);
-  for (const std::string flag : {"model",     "dataset",   "data",       "workers",  "threads-per-worker",
-                                 "bind",      "smt",       "batch-size", "shards",   "epochs",
-                                 "steps",     "optimizer", "lr",         "momentum", "weight-decay",
-                                 "bucket-mb", "augment",   "last-batch", "seed",     "run-dir",
-                                 "deadline",  "quiet",     "config",     "algorithm"}) {
+  for (const std::string flag : {"model",      "dataset",   "data",       "workers",   "threads-per-worker",
+                                 "bind",       "smt",       "batch-size", "shards",    "epochs",
+                                 "steps",      "optimizer", "lr",         "momentum",  "weight-decay",
+                                 "bucket-mb",  "augment",   "last-batch", "seed",      "run-dir",
+                                 "deadline",   "quiet",     "config",     "algorithm", "staleness",
+                                 "comm-thread"}) {
     EXPECT_TRUE(contains(help.out, "\n  --" + flag)) << flag;
   }
 }

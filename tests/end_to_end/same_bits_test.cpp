@@ -111,6 +111,17 @@ TEST_F(SameBits, DelayedUpdatesAreTheSameOnAnyNumberOfWorkers) {
   weights_of_any_number(with({"--model", "mlp", "--batch-size", "1024", "--steps", "10"}, delayed));
 }
 
+TEST_F(SameBits, CommunicationThreadsAddNothingToTheBits) {
+  for (const char* staleness : {"0", "1"}) {
+    const Words mlp = {"--model", "mlp", "--steps", "10", "--staleness", staleness};
+    const std::string checksum = weights(with(mlp, {"--workers", "2", "--comm-thread", "inline"}));
+    // One CPU for all, which computes as well.
+    for (const char* workers : {"1", "2", "3"}) {
+      EXPECT_EQ(weights(with(mlp, {"--workers", workers, "--comm-thread", "0"})), checksum) << workers;
+    }
+  }
+}
+
 TEST_F(SameBits, TheSavedConfigurationAloneRepeatsTheRun) {
   const std::string checksum =
       weights({"--model", "simplecnn", "--steps", "9", "--workers", "2", "--optimizer", "nesterov",

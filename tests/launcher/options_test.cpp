@@ -65,22 +65,55 @@ TEST(Options, WithoutFlagsTheDefaultsHold) {
 }
 
 TEST(Options, EveryFlagReachesItsPlace) {
-  const TrainConfig c = train({"--model",     "mlp",         "--dataset",
-                               "mnist",       "--data",      "/d",
-                               "--workers",   "3",           "--threads-per-worker",
-                               "2",           "--bind",      "0-3,8",
-                               "--smt",       "on",          "--batch-size",
-                               "96",          "--shards",    "12",
-                               "--epochs",    "7",           "--optimizer",
-                               "nesterov",    "--lr",        "1e-3",
-                               "--momentum",  "0.5",         "--weight-decay",
-                               "5e-4",        "--schedule",  "constant",
-                               "--bucket-mb", "0.5",         "--algorithm",
-                               "ring",        "--staleness", "1",
-                               "--augment",   "on",          "--last-batch",
-                               "drop",        "--seed",      "18446744073709551615",
-                               "--run-dir",   "/r",          "--deadline",
-                               "2.5",         "--quiet"});
+  const TrainConfig c = train({"--model",
+                               "mlp",
+                               "--dataset",
+                               "mnist",
+                               "--data",
+                               "/d",
+                               "--workers",
+                               "3",
+                               "--threads-per-worker",
+                               "2",
+                               "--bind",
+                               "0-3,8",
+                               "--smt",
+                               "on",
+                               "--batch-size",
+                               "96",
+                               "--shards",
+                               "12",
+                               "--epochs",
+                               "7",
+                               "--optimizer",
+                               "nesterov",
+                               "--lr",
+                               "1e-3",
+                               "--momentum",
+                               "0.5",
+                               "--weight-decay",
+                               "5e-4",
+                               "--schedule",
+                               "constant",
+                               "--bucket-mb",
+                               "0.5",
+                               "--algorithm",
+                               "ring",
+                               "--staleness",
+                               "1",
+                               "--comm-thread",
+                               "2,3",
+                               "--augment",
+                               "on",
+                               "--last-batch",
+                               "drop",
+                               "--seed",
+                               "18446744073709551615",
+                               "--run-dir",
+                               "/r",
+                               "--deadline",
+                               "2.5",
+                               "--quiet"});
   EXPECT_EQ(c.model, "mlp");
   EXPECT_EQ(c.dataset, "mnist");
   EXPECT_EQ(c.data, "/d");
@@ -100,6 +133,7 @@ TEST(Options, EveryFlagReachesItsPlace) {
   EXPECT_EQ(c.bucket_mb, 0.5);
   EXPECT_EQ(c.algorithm, "ring");
   EXPECT_EQ(c.staleness, 1);
+  EXPECT_EQ(c.comm_thread, "2,3");
   EXPECT_TRUE(c.augment);
   EXPECT_EQ(c.last_batch, "drop");
   EXPECT_EQ(c.seed, UINT64_MAX);
@@ -140,11 +174,11 @@ TEST(Options, TheDumpAloneRepeatsTheRun) {
 
 TEST(Options, TheDumpHasEveryKeyButTheRunDirectory) {
   const std::string yaml = to_yaml(train({"--run-dir", "/r", "--data", "/d"}));
-  for (const char* key :
-       {"model",        "dataset",  "data",    "workers",    "threads-per-worker", "bind",      "smt",
-        "batch-size",   "shards",   "epochs",  "last-batch", "optimizer",          "lr",        "momentum",
-        "weight-decay", "schedule", "augment", "seed",       "algorithm",          "bucket-mb", "deadline",
-        "quiet",        "staleness"}) {
+  for (const char* key : {"model",      "dataset",   "data",       "workers",    "threads-per-worker",
+                          "bind",       "smt",       "batch-size", "shards",     "epochs",
+                          "last-batch", "optimizer", "lr",         "momentum",   "weight-decay",
+                          "schedule",   "augment",   "seed",       "algorithm",  "bucket-mb",
+                          "deadline",   "quiet",     "staleness",  "comm-thread"}) {
     EXPECT_NE(yaml.find(fmt::format("\n{}: ", key)), yaml.npos) << key << " in\n" << yaml;
   }
   EXPECT_EQ(yaml.find("run-dir"), yaml.npos);
@@ -251,6 +285,20 @@ TEST(Options, BindTakesPoliciesAndLists) {
   for (const char* bad : {"0-", "-1", "1,", ",1", "1,,2", "1--2", "a", "1 ", "0x1", "99999999999", "70000"}) {
     EXPECT_NE(refusal({"--bind", bad}), "(accepted)") << bad;
   }
+}
+
+TEST(Options, TheCommunicationThreadTakesKindsAndLists) {
+  EXPECT_EQ(train({}).comm_thread, "auto");
+  for (const char* good : {"auto", "inline", "sibling", "3", "2,3", "4-7"}) {
+    EXPECT_EQ(train({"--comm-thread", good}).comm_thread, good);
+  }
+  for (const char* bad : {"-1", "3,", "core", "", "0x1"}) {
+    EXPECT_NE(refusal({"--comm-thread", bad}), "(accepted)") << bad;
+  }
+  EXPECT_EQ(refusal({"--comm-thread", "siblin"}),
+            "--comm-thread siblin: neither one of auto, inline, sibling nor a list of CPUs like 0-3,8; did "
+            "you mean "
+            "sibling?");
 }
 
 TEST(Options, NumbersOutOfRangeAreRefused) {

@@ -31,6 +31,17 @@ TEST(TopologyDrawingTest, SmallMachineWithEveryKindOfCore) {
   EXPECT_NE(table.find("warning: memory of NUMA node 1 may not be used"), std::string::npos) << table;
 }
 
+TEST(TopologyDrawingTest, CommunicationThreadsHaveAColumnWhereThereAreAny) {
+  const Machine machine = Machine::synthetic("core:2 pu:2");
+  PlacementRequest request{.workers = 2};
+  EXPECT_EQ(draw_workers(plan_placement(machine, request)).find("communication"), std::string::npos);
+  request.comm_thread = "sibling";
+  const std::string table = draw_workers(plan_placement(machine, request), {1536, 1536});
+  EXPECT_NE(table.find("NUMA node  communication  memory\n"), std::string::npos) << table;
+  EXPECT_NE(table.find("     1  2     core 1  0          CPU 3          1.5 KiB\n"), std::string::npos)
+      << table;
+}
+
 TEST(TopologyDrawingTest, BigMachineFitsOnAScreen) {
   Machine machine = Machine::synthetic("pack:2 numa:4 l3:2 core:8 pu:2");
   std::string text = draw_machine(machine, plan_placement(machine, {}));

@@ -153,7 +153,8 @@ class Training {
             .schedule = StepSchedule(config, dataset.train_count),
             .algorithm = algorithm_of(config),
             .domains = tree_domains(config.workers, config.shards, domains),
-            .waiting = {.spin_ns = 0, .deadline_ns = 60'000'000'000}};
+            .waiting = {.spin_ns = 0, .deadline_ns = 60'000'000'000},
+            .comm_cpus = std::vector<int>(config.comm_thread == "sibling" ? config.workers : 0, -1)};
   }
 
   RunPlan run_;
@@ -356,6 +357,7 @@ struct Case {
   const char* optimizer;
   const char* algorithm;
   int domains = 1;
+  const char* comm_thread = "inline";
 };
 
 class TrainingOf : public testing::TestWithParam<Case> {};
@@ -369,6 +371,7 @@ TEST_P(TrainingOf, follows_the_reference_in_weights_loss_and_accuracy) {
   TrainConfig config = config_of(GetParam().workers, GetParam().shards, kSteps);
   config.optimizer = GetParam().optimizer;
   config.algorithm = GetParam().algorithm;
+  config.comm_thread = GetParam().comm_thread;
   Training training(GetParam().spec(), config, GetParam().domains);
   Reference reference(training);
   ASSERT_GE(training.run().buckets.extents.size(), 2U);
@@ -427,6 +430,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"mlp_three_ranks_empty_shards", tiny_mlp, 3, 12, "momentum", "direct"},
                     Case{"mlp_three_ranks_ring", tiny_mlp, 3, 7, "momentum", "ring"},
                     Case{"mlp_four_ranks_hierarchical", tiny_mlp, 4, 8, "momentum", "hierarchical", 2},
+                    Case{"mlp_two_ranks_two_threads", tiny_mlp, 2, 4, "momentum", "direct", 1, "sibling"},
                     Case{"cnn_one_rank", tiny_cnn, 1, 1, "momentum", "direct"},
                     Case{"cnn_three_ranks", tiny_cnn, 3, 3, "nesterov", "direct"}),
     [](const auto& info) { return std::string(info.param.name); });
@@ -436,8 +440,10 @@ TEST(Training, has_the_bits_of_a_serial_run_with_and_without_delay) {
   for (const auto& [workers, shards, optimizer] :
        {std::tuple{1, 1, "sgd"}, {1, 5, "momentum"}, {2, 7, "nesterov"}, {3, 12, "momentum"}}) {
     std::set<uint64_t> seen;
-    for (const int staleness : {0, 1}) {
+    for (const auto& [staleness, comm_thread] :
+         {std::pair{0, "inline"}, {1, "inline"}, {0, "sibling"}, {1, "sibling"}}) {
       TrainConfig config = config_of(workers, shards, 9);
+      config.comm_thread = comm_thread;
       config.optimizer = optimizer;
       config.staleness = staleness;
       Training training(tiny_mlp(), config);
@@ -446,7 +452,7 @@ TEST(Training, has_the_bits_of_a_serial_run_with_and_without_delay) {
       ASSERT_EQ(training.train(), "");
       EXPECT_EQ(training.committed(), 9U);
       EXPECT_EQ(training.checksum(), serial.checksum())
-          << workers << " ranks, " << shards << " shards, staleness " << staleness;
+          << workers << " ranks, " << shards << " shards, staleness " << staleness << ", " << comm_thread;
       seen.insert(serial.checksum());
     }
     EXPECT_EQ(seen.size(), 2U) << "staleness has no effect";
@@ -465,6 +471,21 @@ TEST(Training, with_delay_has_the_bits_of_a_serial_run_whatever_the_network_and_
       ASSERT_EQ(training.train(), "");
       EXPECT_EQ(training.checksum(), serial.checksum()) << training.run().spec.name << ", " << algorithm;
     }
+  }
+}
+
+// The data set is smaller than the batch, so that most shards are empty from the first step on.
+TEST(Training, with_delay_and_empty_first_shards_has_the_bits_of_a_serial_run) {
+  for (const int staleness : {0, 1}) {
+    TrainConfig config = config_of(3, 48, 4);
+    config.batch_size = 64;
+    config.staleness = staleness;
+    Training training(tiny_mlp(), config);
+    ASSERT_EQ(training.run().schedule.images(1).count, 31);
+    SerialRun serial(training);
+    for (int64_t step = 1; step <= 4; ++step) serial.step(step);
+    ASSERT_EQ(training.train(), "");
+    EXPECT_EQ(training.checksum(), serial.checksum()) << "staleness " << staleness;
   }
 }
 
@@ -546,13 +567,25 @@ TEST(Training, with_ring_has_the_same_bits_from_run_to_run) {
   EXPECT_EQ(first.checksum(), second.checksum());
 }
 
-class Stopped : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(Staleness, Stopped, testing::Values(0, 1));
+// Staleness and communication thread.
+class Stopped : public testing::TestWithParam<std::pair<int, const char*>> {
+ protected:
+  TrainConfig config() const {
+    TrainConfig config = config_of(3, 3, 1'000'000);
+    config.staleness = GetParam().first;
+    config.comm_thread = GetParam().second;
+    return config;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(AllWays, Stopped,
+                         testing::Values(std::pair{0, "inline"}, std::pair{1, "inline"},
+                                         std::pair{0, "sibling"}, std::pair{1, "sibling"}),
+                         [](const auto& info) {
+                           return fmt::format("staleness_{}_{}", info.param.first, info.param.second);
+                         });
 
 TEST_P(Stopped, training_ends_on_all_ranks_with_the_same_step) {
-  TrainConfig config = config_of(3, 3, 1'000'000);
-  config.staleness = GetParam();
-  Training training(tiny_mlp(), config);
+  Training training(tiny_mlp(), config());
   std::thread launcher([&] {
     while (training.segment().rank(2).steps.written() < 5) std::this_thread::yield();
     training.segment().header().stop_requested = 1;
@@ -595,9 +628,7 @@ TEST(Training, with_other_kernels_than_planned_is_refused) {
 }
 
 TEST_P(Stopped, training_that_is_aborted_unwinds_every_rank) {
-  TrainConfig config = config_of(3, 3, 1'000'000);
-  config.staleness = GetParam();
-  Training training(tiny_mlp(), config);
+  Training training(tiny_mlp(), config());
   std::thread launcher([&] {
     while (training.segment().rank(0).steps.written() < 3) std::this_thread::yield();
     training.segment().header().wait.abort = 1;
