@@ -317,5 +317,38 @@ TEST(Calls, out_of_heap_are_the_users_error) {
   EXPECT_THROW(communicator.allocate<float>(2000), UserError);
 }
 
+TEST(Circle, of_ranks_that_wait_for_each_other_ends_at_the_deadline_though_all_are_alive) {
+  const CommunicatorSegment segment(
+      {.ranks = 2, .heap_bytes = 4096, .waiting = {.spin_ns = 0, .deadline_ns = 300'000'000}});
+  std::atomic<int> named{0};
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < 2; ++rank) {
+    threads.emplace_back([&, rank] {
+      Communicator communicator(segment, rank);
+      float* const buffer = communicator.allocate<float>(16);
+      try {
+        communicator.broadcast(buffer, 16, rank, {});  // each takes itself for the root
+      } catch (const StepError& error) {
+        named += std::string(error.what()).find("while that rank waits") != std::string::npos;
+        segment.abort();
+      } catch (const StepAborted&) {
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_GE(named, 1);
+}
+
+TEST(Extent, of_a_buffer_that_ends_beyond_the_heap_or_of_a_shared_result_outside_is_refused) {
+  const CommunicatorSegment segment({.ranks = 1, .heap_bytes = 4096});
+  Communicator communicator(segment, 0);
+  float* const buffer = communicator.allocate<float>(1024);
+  EXPECT_THROW(communicator.all_reduce(buffer, buffer, 1025, {}), UserError);
+  EXPECT_NO_THROW(communicator.all_reduce(buffer, buffer, 1024, {}));
+  float outside[4];
+  EXPECT_THROW(communicator.all_reduce_shared(buffer, outside, 4, {}), UserError);
+  EXPECT_THROW(communicator.allocate<float>(1), UserError);
+}
+
 }  // namespace
 }  // namespace annulus
