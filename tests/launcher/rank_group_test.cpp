@@ -76,12 +76,12 @@ TEST_F(RankGroupTest, ThrowsTheFirstFailureAndAbortsTheOthers) {
 
 TEST_F(RankGroupTest, KillsWhoDoesNotLeaveAfterAnAbort) {
   const auto body = [](int rank) -> std::string {
-    if (rank == 0) raise(SIGSEGV);
+    if (rank == 0) raise(SIGKILL);  // the sanitizers handle SIGSEGV themselves
     for (;;) pause();
   };
   const std::string text = failure(2, {.body = body});
   EXPECT_NE(text.find("rank 0 (pid "), std::string::npos) << text;
-  EXPECT_NE(text.find("was killed by signal 11"), std::string::npos) << text;
+  EXPECT_NE(text.find("was killed by signal 9"), std::string::npos) << text;
 }
 
 TEST_F(RankGroupTest, NamesWhoHasNotEndedInTime) {
