@@ -413,7 +413,7 @@ void Communicator::open_part(Work& work) {
     binding.store = store_chooser_.choose(work.part_bytes());
     work.began_ns = now_ns();
   }
-  work.sent_before = executor_.sent();
+  executor_.sent(work.sent_before);
   work.run.schedule = &schedule_for(shape);
   work.run.binding = &binding;
   work.run.label.bucket = work.part_number;

@@ -40,14 +40,14 @@ void Executor::wait(const Run& run, const std::function<bool()>& or_else) {
   });
 }
 
-std::vector<uint64_t> Executor::sent() const {
-  std::vector<uint64_t> mark(peers_.size());
+void Executor::sent(std::vector<uint64_t>& mark) const {
+  mark.resize(peers_.size());
   for (std::size_t i = 0; i < peers_.size(); ++i) mark[i] = peers_[i].sender ? peers_[i].sender->sent() : 0;
-  return mark;
 }
 
 std::vector<uint64_t> Executor::sent_since(const std::vector<uint64_t>& earlier) const {
-  std::vector<uint64_t> mark = sent();
+  std::vector<uint64_t> mark;
+  sent(mark);
   for (std::size_t i = 0; i < mark.size(); ++i) {
     if (mark[i] == earlier[i]) mark[i] = 0;
   }

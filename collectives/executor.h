@@ -108,7 +108,7 @@ class Executor {
   void wait(const Run& run, const std::function<bool()>& or_else = nullptr);
 
   // How many descriptors have been sent to each peer. Kept as a mark of how far payloads are in use.
-  std::vector<uint64_t> sent() const;
+  void sent(std::vector<uint64_t>& mark) const;
   // The same for those to whom something was sent since; nothing to wait for from the others, who may have
   // given lines back without waking.
   std::vector<uint64_t> sent_since(const std::vector<uint64_t>& earlier) const;
