@@ -1,10 +1,10 @@
 // StoreChooser: whether results are stored through the caches or past them, by what is faster here and now.
 //
-// Storing past the caches pays where a result exceeds them, and where the line to be written lies in the
-// cache of a core far away (fetching ownership of it took four times as long between two cores without a
-// common L3 as with one; on a virtual machine the same two cores change from one to the other while it runs).
-// So no threshold is kept: both kinds are tried in turn for a few messages of each size, the faster one (by
-// its fastest message, which noise disturbs least) is used for the next ones, and then both are tried again.
+// Storing past the caches pays where a result exceeds them, and where the line to be written has to come back
+// from another core's cache at a high price, which may change while a program runs (docs/architecture.md has
+// figures). So no threshold is kept: both kinds are tried in turn for a few messages of each size, the faster
+// one (by its fastest message, which noise disturbs least) is used for the next ones, and then both are tried
+// again.
 // Bits do not depend on it.
 #pragma once
 
