@@ -105,27 +105,13 @@ void combine_any(ReduceOp op, int64_t n, std::span<const float* const> src, floa
                        : pick_streams<ReduceOp::kSum>(n, src, out, also, store);
 }
 
-template <bool streaming>
-int64_t copy_whole_vectors(int64_t bytes, const uint8_t* from, uint8_t* to) {
+// Whole vectors past the caches; returns how many bytes were done.
+int64_t stream_vectors(int64_t bytes, const uint8_t* from, uint8_t* to) {
   const hn::CappedTag<uint8_t, 64> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
-  for (; i + lanes <= bytes; i += lanes) {
-    const auto v = hn::LoadU(d, from + i);
-    if constexpr (streaming) {
-      hn::Stream(v, d, to + i);
-    } else {
-      hn::StoreU(v, d, to + i);
-    }
-  }
+  for (; i + lanes <= bytes; i += lanes) hn::Stream(hn::LoadU(d, from + i), d, to + i);
   return i;
-}
-
-void copy_vectors(int64_t bytes, const uint8_t* from, uint8_t* to, Store store) {
-  const bool streaming = store == Store::kStreaming && reinterpret_cast<uintptr_t>(to) % 64 == 0;
-  const int64_t done =
-      streaming ? copy_whole_vectors<true>(bytes, from, to) : copy_whole_vectors<false>(bytes, from, to);
-  std::memcpy(to + done, from + done, bytes - done);
 }
 
 void scale_vectors(int64_t n, float factor, float* x) {
@@ -188,7 +174,7 @@ HWY_AFTER_NAMESPACE();
 namespace annulus {
 
 HWY_EXPORT(combine_any);
-HWY_EXPORT(copy_vectors);
+HWY_EXPORT(stream_vectors);
 HWY_EXPORT(scale_vectors);
 HWY_EXPORT(widen_vectors);
 HWY_EXPORT(narrow_vectors);
@@ -235,8 +221,11 @@ void combine_reference(ReduceOp op, int64_t n, std::span<const float* const> src
 }
 
 void copy(int64_t bytes, const void* from, void* to, Store store) {
-  HWY_DYNAMIC_DISPATCH(copy_vectors)
-  (bytes, static_cast<const uint8_t*>(from), static_cast<uint8_t*>(to), store);
+  const uint8_t* const source = static_cast<const uint8_t*>(from);
+  uint8_t* const target = static_cast<uint8_t*>(to);
+  const bool streams = store == Store::kStreaming && reinterpret_cast<uintptr_t>(to) % 64 == 0;
+  const int64_t done = streams ? HWY_DYNAMIC_DISPATCH(stream_vectors)(bytes, source, target) : 0;
+  std::memcpy(target + done, source + done, bytes - done);
 }
 
 void scale(int64_t n, float factor, float* x) { HWY_DYNAMIC_DISPATCH(scale_vectors)(n, factor, x); }
