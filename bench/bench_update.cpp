@@ -106,12 +106,8 @@ double median_of_slowest(const std::vector<RankTimes>& ranks, const int64_t (Ran
 
 int bench_update(const BenchUpdateOptions& options) {
   const Machine machine = Machine::this_machine();
-  const CpuQuota quota = read_cpu_quota();
-  const Placement placement = plan_placement(machine, {.workers = options.config.workers,
-                                                       .bind = options.config.bind,
-                                                       .smt = options.config.smt,
-                                                       .cpu_quota = quota.cpus,
-                                                       .cpu_quota_source = quota.source});
+  const Placement placement =
+      place_ranks(machine, options.config.workers, options.config.bind, options.config.smt);
   const int ranks = static_cast<int>(placement.workers.size());
   if (!options.json) {
     fmt::print(
@@ -137,11 +133,7 @@ int bench_update(const BenchUpdateOptions& options) {
                const RankTimes times = run_rank(segment, inputs, wait_policy(placement, 30), rank);
                return std::string(reinterpret_cast<const char*>(&times), sizeof times);
              },
-         .abort =
-             [&] {
-               segment.header().wait.abort.store(1);
-               segment.wake_all();
-             },
+         .abort = [&] { segment.abort(); },
          .warning = [](const std::string& text) { std::fprintf(stderr, "warning: %s\n", text.c_str()); }});
     std::vector<RankTimes> times(ranks);
     for (int rank = 0; rank < ranks; ++rank)

@@ -80,11 +80,7 @@ Traffic train_in_processes(const ExchangeCheck& check, const SyntheticObjective&
             const RankReport report = train_rank(check, objective, segment, rank);
             return nlohmann::json{report.descriptors, report.bytes, report.begin_ns, report.end_ns}.dump();
           },
-      .abort =
-          [&] {
-            segment.header().wait.abort.store(1, std::memory_order_release);
-            segment.wake_all();
-          },
+      .abort = [&] { segment.abort(); },
       .warning = warn};
   return add_up(run_ranks(machine, placement, group));
 }
@@ -138,16 +134,14 @@ nlohmann::ordered_json to_json(const ExchangeCheck& check, const Traffic& traffi
 
 int check_command(const CheckOptions& options) {
   const Machine machine = Machine::this_machine();
-  const CpuQuota quota = read_cpu_quota();
-  const Placement placement = plan_placement(
-      machine, {.workers = options.workers, .cpu_quota = quota.cpus, .cpu_quota_source = quota.source});
+  const Placement placement = place_ranks(machine, options.workers);
   const DomainPlan machine_domains = find_domains(machine, placement);
   ExchangeCheck check{.algorithm = algorithm_named(options.algorithm),
                       .ranks = static_cast<int>(placement.workers.size()),
                       .dim = options.dim,
                       .steps = options.steps,
                       .domains = {},
-                      .waiting = {.spin_ns = placement.exclusive ? 100'000 : 0}};
+                      .waiting = wait_policy(placement, 30)};
   check.shards = options.shards > 0 ? options.shards : check.ranks;
   if (check.shards < check.ranks) {
     throw UserError::format(

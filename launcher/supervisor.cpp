@@ -412,8 +412,7 @@ void Supervisor::fail(int exit_code, const std::string& message) {
 
 void Supervisor::abort_ranks() {
   if (aborted_ns_ == 0) aborted_ns_ = now_ns();
-  header_.wait.abort.store(1, std::memory_order_release);
-  segment_.wake_all();
+  segment_.abort();
   if (loader_) kill(loader_->pid, SIGKILL);
 }
 

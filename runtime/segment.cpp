@@ -85,6 +85,11 @@ DatasetView Segment::data(const DatasetInfo& info) const {
           .test_labels = bytes(plan_.test_labels, info.test_count)};
 }
 
+void Segment::abort() const {
+  header().wait.abort.store(1, std::memory_order_release);
+  wake_all();
+}
+
 void Segment::wake_all() const { annulus::wake_all(header().wait, controls()); }
 
 }  // namespace annulus

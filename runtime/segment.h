@@ -51,6 +51,8 @@ class Segment {
   float* moments_after(uint32_t step) const { return moments(static_cast<int>(step % 2)); }
   DatasetView data(const DatasetInfo& info) const;
 
+  // Makes every rank give up the step under way: its waits throw StepAborted.
+  void abort() const;
   // Wakes every rank that sleeps: something has changed in the header.
   void wake_all() const;
 
