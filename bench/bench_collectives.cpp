@@ -171,12 +171,8 @@ void print_header(const Placement& placement, const DomainPlan& domains) {
 
 int bench_collectives(const BenchCollectivesOptions& options) {
   const Machine machine = Machine::this_machine();
-  const CpuQuota quota = read_cpu_quota();
-  const Placement placement = plan_placement(machine, {.workers = options.config.workers,
-                                                       .bind = options.config.bind,
-                                                       .smt = options.config.smt,
-                                                       .cpu_quota = quota.cpus,
-                                                       .cpu_quota_source = quota.source});
+  const Placement placement =
+      place_ranks(machine, options.config.workers, options.config.bind, options.config.smt);
   const int ranks = static_cast<int>(placement.workers.size());
   const DomainPlan domains = find_domains(machine, placement);
   const int64_t most_bytes = *std::max_element(options.bytes.begin(), options.bytes.end());

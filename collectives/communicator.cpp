@@ -2,21 +2,14 @@
 
 #include <algorithm>
 
-#include "collectives/direct.h"
-#include "collectives/ring.h"
-#include "collectives/rooted.h"
 #include "telemetry/check.h"
 
 namespace annulus {
 namespace {
 
-// A part of a message that goes through staging or scratch: 512 KiB of fp32, so that it stays in the
-// second-level cache between who writes and who reads it.
-constexpr int64_t kPartElements = int64_t{128} << 10;
-constexpr int64_t kPartBytes = kPartElements * 4;
 // Slices of an all-reduce begin on lines, whatever the type.
 constexpr int64_t kSliceAlignment = 64;
-constexpr uint64_t kPage = 4096;
+constexpr int64_t kPage = 4096;
 constexpr std::size_t kMostSchedules = 32;
 
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -26,72 +19,6 @@ int64_t slice_elements(int ranks, int64_t count) {
 }
 
 }  // namespace
-
-// ---- memory
-
-CommunicatorSegment::Layout::Layout(const CommunicatorSpec& spec) {
-  // Room for what two parts of any schedule have under way between two ranks.
-  ring_capacity =
-      SpscRing::capacity_for(std::max<int64_t>(16, 8 * static_cast<int64_t>(spec.domains.size())));
-  uint64_t at = kPage;
-  controls = at;
-  at = round_up(at + spec.ranks * sizeof(RankControl), kPage);
-  ring_stride = round_up(SpscRing::bytes(ring_capacity), kRankSpacing);
-  rings = at;
-  at = round_up(at + spec.ranks * spec.ranks * ring_stride, kPage);
-  ranks = at;
-  rank_stride = round_up(6 * kPartBytes + spec.heap_bytes, kPage);
-  bytes = at + spec.ranks * rank_stride;
-}
-
-uint64_t CommunicatorSegment::bytes(const CommunicatorSpec& spec) { return Layout(spec).bytes; }
-
-CommunicatorSegment::CommunicatorSegment(const CommunicatorSpec& spec, const Bind& bind)
-    : spec_(spec),
-      layout_(spec),
-      memory_(layout_.bytes, "a communicator", "free memory, raise the limit, or use a smaller heap",
-              [&](std::byte* base) {
-                for (int rank = 0; bind && rank < spec.ranks; ++rank) {
-                  bind(base + layout_.ranks + rank * layout_.rank_stride, layout_.rank_stride, rank);
-                }
-              }) {
-  static_assert(sizeof(WaitControl) <= kPage);
-  CHECK(spec.ranks >= 1 && spec.ranks <= kMaxRanks, "{} ranks", spec.ranks);
-  new (base()) WaitControl;
-  for (int rank = 0; rank < spec.ranks; ++rank) {
-    new (base() + layout_.controls + rank * sizeof(RankControl)) RankControl;
-    for (int to = 0; to < spec.ranks; ++to) ring(rank, to).reset();
-  }
-}
-
-WaitControl& CommunicatorSegment::control() const { return *reinterpret_cast<WaitControl*>(base()); }
-
-RankControls CommunicatorSegment::controls() const {
-  return {base() + layout_.controls, sizeof(RankControl), spec_.ranks};
-}
-
-SpscRing CommunicatorSegment::ring(int from, int to) const {
-  // A receiver's rings lie side by side.
-  return {base() + layout_.rings + (static_cast<uint64_t>(to) * spec_.ranks + from) * layout_.ring_stride,
-          layout_.ring_capacity};
-}
-
-std::span<std::byte> CommunicatorSegment::heap(int rank) const {
-  return {base() + layout_.ranks + rank * layout_.rank_stride + 6 * kPartBytes,
-          static_cast<std::size_t>(spec_.heap_bytes)};
-}
-
-std::byte* CommunicatorSegment::half(Space space, int rank, int half) const {
-  return base() + layout_.ranks + rank * layout_.rank_stride +
-         (2 * static_cast<int>(space) + half) * kPartBytes;
-}
-
-void CommunicatorSegment::abort() const {
-  control().abort.store(1, std::memory_order_release);
-  wake_all(control(), controls());
-}
-
-// ---- calls
 
 // What a schedule is made for.
 struct Communicator::Shape {
@@ -131,8 +58,8 @@ struct Communicator::Work {
   enum class State { kFree, kRunning, kSettling } state = State::kFree;  // kFree: waits for a free half
   Binding binding;
   Executor::Run run;
-  std::vector<uint64_t> sent_before;  // when the part began
-  std::vector<uint64_t> sent;         // what must be given back before the call is done
+  std::vector<uint64_t> sent_before_part, sent_before_call;
+  std::vector<uint64_t> sent;  // what must be given back before the call is done
   // Whether stores past the caches may pay: what is copied for others, and results that do not take the place
   // of inputs, whose lines have just been read.
   bool chooses_store = false;
@@ -333,7 +260,6 @@ void Communicator::open(Work& work) {
     }
   }
   const bool scratch = reduces && work.algorithm != Algorithm::kDirect && ranks > 2;
-  // Whoever uses no buffer of its own follows the root: all must cut the message alike.
   work.halves = in_private || out_private || scratch;
   work.part = work.halves ? std::min(work.stride, kPartElements / work.slices) : work.stride;
   if (work.halves && work.part < work.stride) {
@@ -413,7 +339,8 @@ void Communicator::open_part(Work& work) {
     binding.store = store_chooser_.choose(work.part_bytes());
     work.began_ns = now_ns();
   }
-  executor_.sent(work.sent_before);
+  executor_.sent(work.sent_before_part);
+  if (work.part_number == 0) work.sent_before_call = work.sent_before_part;
   work.run.schedule = &schedule_for(shape);
   work.run.binding = &binding;
   work.run.label.bucket = work.part_number;
@@ -435,7 +362,7 @@ bool Communicator::advance(Work& work) {
         if (!executor_.advance(work.run)) return false;
         if (work.chooses_store) store_chooser_.took(work.part_bytes(), now_ns() - work.began_ns);
         if (work.halves) {
-          half_in_use_until_[half_] = executor_.sent_since(work.sent_before);
+          half_in_use_until_[half_] = executor_.sent_since(work.sent_before_part);
           half_ ^= 1;
           work.begin += work.part;
           ++work.part_number;
@@ -445,7 +372,7 @@ bool Communicator::advance(Work& work) {
           }
         }
         if (!work.run.schedule->leaves_readers) return true;
-        work.sent = executor_.sent_since(work.sent_before);
+        work.sent = executor_.sent_since(work.sent_before_call);
         work.state = Work::State::kSettling;
         break;
       case Work::State::kSettling:
@@ -458,81 +385,19 @@ const Schedule& Communicator::schedule_for(const Shape& shape) {
   for (const auto& cached : schedules_) {
     if (cached->shape == shape) return cached->schedule;
   }
-  const int ranks = this->ranks();
   const Domains& domains = segment_.spec().domains;
-  const Domains one_domain{{0, ranks}};
-  const Domains& used = domains.empty() ? one_domain : domains;
-  std::vector<ShardRange> slices;
-  for (int slice = 0; slice < ranks; ++slice) {
-    slices.push_back({slice * shape.part, slice * shape.part + shape.length(slice)});
-  }
-  Reduction reduction{.ranks = ranks,
-                      .shards = ranks,
-                      .slices = slices,
-                      .deliver = shape.deliver,
-                      .whole_output = shape.collective == Collective::kAllReduce};
-  ScheduleBuilder builder(rank_);
-  const auto reduce = [&] {
-    switch (shape.algorithm) {
-      case Algorithm::kDirect:
-        return direct_reduce(builder, reduction);
-      case Algorithm::kRing:
-        return ring_reduce(builder, reduction);
-      case Algorithm::kHierarchical:
-        return hierarchical_reduce(builder, reduction, used);
-    }
-  };
-  const auto gather_slices = [&] {
-    switch (shape.algorithm) {
-      case Algorithm::kDirect:
-        return direct_gather_slices(builder, slices);
-      case Algorithm::kRing:
-        return ring_gather_slices(builder, slices,
-                                  shape.deliver == Deliver::kNeighbor ? Pass::kWrite : Pass::kRead);
-      case Algorithm::kHierarchical:
-        return hierarchical_gather_slices(builder, slices, used);
-    }
-  };
-  switch (shape.collective) {
-    case Collective::kAllReduce:
-      reduce();
-      if (shape.deliver == Deliver::kOwner || shape.deliver == Deliver::kNeighbor) gather_slices();
-      break;
-    case Collective::kReduceScatter:
-      reduce();
-      break;
-    case Collective::kAllGather:
-      builder.copy(builder.input(rank_, 0), builder.output(rank_, slices[rank_].begin),
-                   slices[rank_].count());
-      gather_slices();
-      break;
-    case Collective::kBroadcast:
-      if (shape.length(0) == 0) break;
-      switch (shape.algorithm) {
-        case Algorithm::kDirect:
-          direct_broadcast(builder, ranks, shape.root, shape.length(0));
-          break;
-        case Algorithm::kRing:
-          ring_broadcast(builder, ranks, shape.root, shape.length(0));
-          break;
-        case Algorithm::kHierarchical:
-          hierarchical_broadcast(builder, ranks, shape.root, shape.length(0), used);
-          break;
-      }
-      break;
-    case Collective::kGather:
-      rooted_gather(builder, slices, shape.root);
-      break;
-    case Collective::kScatter:
-      rooted_scatter(builder, slices, shape.root);
-      break;
-    case Collective::kBarrier:
-      dissemination_barrier(builder, ranks);
-      break;
+  MessageShape message{.collective = shape.collective,
+                       .algorithm = shape.algorithm,
+                       .deliver = shape.deliver,
+                       .root = shape.root,
+                       .slices = {},
+                       .domains = domains.empty() ? Domains{{0, ranks()}} : domains};
+  for (int slice = 0; slice < ranks(); ++slice) {
+    message.slices.push_back({slice * shape.part, slice * shape.part + shape.length(slice)});
   }
   // Nothing refers to a schedule now: the one call under way is asking for its next.
   if (schedules_.size() >= kMostSchedules) schedules_.clear();
-  schedules_.push_back(std::make_unique<Cached>(Cached{shape, builder.take()}));
+  schedules_.push_back(std::make_unique<Cached>(Cached{shape, message_schedule(rank_, message)}));
   return schedules_.back()->schedule;
 }
 

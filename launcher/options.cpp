@@ -46,6 +46,14 @@ void add_cpus(OptionTable& table, std::string name, std::string& target,
   table.add(std::move(option));
 }
 
+// What benchmarks of the exchange have in common.
+void add_ranks_and_output(OptionTable& table, const OptionTable& train, bool& json) {
+  table.section("On which cores");
+  table.take(train, {"workers", "bind", "smt"});
+  table.section("Output");
+  table.bare_switch("json", json, "JSON objects, one a line, in place of text");
+}
+
 // Sizes like "4K,64K,1M", in bytes.
 void add_sizes(OptionTable& table, std::vector<int64_t>& target, std::string help, std::string fallback) {
   constexpr int64_t kMost = int64_t{64} << 30;
@@ -250,10 +258,7 @@ BenchCollectivesOptions parse_bench_collectives(int argc, const char* const* arg
   table.choice("dtype", options.dtype, {"f32", "bf16", "f16"}, "element type; sums are made in fp32");
   table.choice("placement", options.placement, {"both", "shared", "private"},
                "buffers in the segment, outside it, or both in turn");
-  table.section("On which cores");
-  table.take(train, {"workers", "bind", "smt"});
-  table.section("Output");
-  table.bare_switch("json", options.json, "JSON objects, one a line, in place of text");
+  add_ranks_and_output(table, train, options.json);
   table.parse(argc, argv);
   return options;
 }
@@ -268,10 +273,7 @@ BenchUpdateOptions parse_bench_update(int argc, const char* const* argv) {
       "of as many bytes.");
   table.section("What is measured");
   add_sizes(table, options.bytes, "sizes of the gradient, with K, M or G for powers of 1024", "1M,25M,100M");
-  table.section("On which cores");
-  table.take(train, {"workers", "bind", "smt"});
-  table.section("Output");
-  table.bare_switch("json", options.json, "JSON objects, one a line, in place of text");
+  add_ranks_and_output(table, train, options.json);
   table.parse(argc, argv);
   return options;
 }

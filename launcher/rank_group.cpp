@@ -12,6 +12,7 @@
 
 #include "collectives/wait.h"
 #include "launcher/child_process.h"
+#include "launcher/limits.h"
 #include "launcher/residency.h"
 #include "telemetry/error.h"
 
@@ -148,6 +149,15 @@ class Ranks {
 };
 
 }  // namespace
+
+Placement place_ranks(const Machine& machine, int workers, const std::string& bind, bool smt) {
+  const CpuQuota quota = read_cpu_quota();
+  return plan_placement(machine, {.workers = workers,
+                                  .bind = bind,
+                                  .smt = smt,
+                                  .cpu_quota = quota.cpus,
+                                  .cpu_quota_source = quota.source});
+}
 
 CommunicatorSegment::Bind on_nodes_of(const Machine& machine, const Placement& placement) {
   return [&](void* address, uint64_t bytes, int rank) {

@@ -25,6 +25,10 @@ struct RankGroup {
   int64_t limit_ns = 0;  // fail when not all ranks have ended after so long; 0: wait
 };
 
+// Where ranks go: as workers of a run with these options, within the CPU quota. Throws UserError.
+Placement place_ranks(const Machine& machine, int workers, const std::string& bind = "core",
+                      bool smt = false);
+
 // What binds the memory of each rank in a CommunicatorSegment to its worker's node.
 CommunicatorSegment::Bind on_nodes_of(const Machine& machine, const Placement& placement);
 

@@ -9,9 +9,6 @@
 #include <memory>
 
 #include "collectives/communicator.h"
-#include "collectives/direct.h"
-#include "collectives/ring.h"
-#include "collectives/rooted.h"
 #include "tests/collectives/schedule_simulator.h"
 #include "tests/collectives/tree_domains.h"
 
@@ -99,78 +96,19 @@ Schedule schedule_of(const Way& way, const Call& call, int rank, int64_t begin) 
   for (int slice = 0; slice < ranks; ++slice) {
     slices.push_back({slice * call.part, slice * call.part + call.length(slice, begin)});
   }
-  Reduction reduction{.ranks = ranks,
-                      .shards = ranks,
-                      .slices = slices,
-                      .deliver = Deliver::kOwner,
-                      .whole_output = call.collective == Collective::kAllReduce};
+  MessageShape shape{.collective = call.collective,
+                     .algorithm = way.algorithm,
+                     .deliver = Deliver::kOwner,
+                     .root = call.root,
+                     .slices = std::move(slices),
+                     .domains = way.domains};
   if (call.collective == Collective::kAllReduce && way.algorithm == Algorithm::kDirect) {
-    reduction.deliver = call.shared        ? Deliver::kShared
-                        : call.out_private ? Deliver::kOwner
-                                           : Deliver::kEverybody;
+    shape.deliver = call.shared ? Deliver::kShared : call.out_private ? Deliver::kOwner : Deliver::kEverybody;
   }
   if (call.collective == Collective::kAllReduce && way.algorithm == Algorithm::kRing) {
-    reduction.deliver = call.shared || call.out_private ? Deliver::kOwner : Deliver::kNeighbor;
+    shape.deliver = call.shared || call.out_private ? Deliver::kOwner : Deliver::kNeighbor;
   }
-  const bool neighbor = reduction.deliver == Deliver::kNeighbor;
-  ScheduleBuilder builder(rank);
-  const auto reduce = [&] {
-    switch (way.algorithm) {
-      case Algorithm::kDirect:
-        return direct_reduce(builder, reduction);
-      case Algorithm::kRing:
-        return ring_reduce(builder, reduction);
-      case Algorithm::kHierarchical:
-        return hierarchical_reduce(builder, reduction, way.domains);
-    }
-  };
-  const auto gather = [&] {
-    switch (way.algorithm) {
-      case Algorithm::kDirect:
-        return direct_gather_slices(builder, slices);
-      case Algorithm::kRing:
-        return ring_gather_slices(builder, slices, neighbor ? Pass::kWrite : Pass::kRead);
-      case Algorithm::kHierarchical:
-        return hierarchical_gather_slices(builder, slices, way.domains);
-    }
-  };
-  switch (call.collective) {
-    case Collective::kAllReduce:
-      reduce();
-      if (reduction.deliver == Deliver::kOwner || neighbor) gather();
-      break;
-    case Collective::kReduceScatter:
-      reduce();
-      break;
-    case Collective::kAllGather:
-      builder.copy(builder.input(rank, 0), builder.output(rank, slices[rank].begin), slices[rank].count());
-      gather();
-      break;
-    case Collective::kBroadcast:
-      if (slices[0].count() == 0) break;
-      switch (way.algorithm) {
-        case Algorithm::kDirect:
-          direct_broadcast(builder, ranks, call.root, slices[0].count());
-          break;
-        case Algorithm::kRing:
-          ring_broadcast(builder, ranks, call.root, slices[0].count());
-          break;
-        case Algorithm::kHierarchical:
-          hierarchical_broadcast(builder, ranks, call.root, slices[0].count(), way.domains);
-          break;
-      }
-      break;
-    case Collective::kGather:
-      rooted_gather(builder, slices, call.root);
-      break;
-    case Collective::kScatter:
-      rooted_scatter(builder, slices, call.root);
-      break;
-    case Collective::kBarrier:
-      dissemination_barrier(builder, ranks);
-      break;
-  }
-  return builder.take();
+  return message_schedule(rank, shape);
 }
 
 // Arrays of a rank: the caller's two, and halves of staging and scratch.
