@@ -9,7 +9,6 @@
 #include "kernels/dnnl_compat.h"
 #include "kernels/layer.h"
 #include "kernels/linear_layer.h"
-#include "kernels/max_pool.h"
 #include "kernels/max_pool_layer.h"
 #include "kernels/parallel_for.h"
 #include "telemetry/check.h"
@@ -17,17 +16,6 @@
 
 namespace annulus {
 namespace {
-
-void check_spec(const NetworkSpec& spec) {
-  if (spec.layers.empty()) throw UserError::format("network {} has no layers", spec.name);
-  const LayerSpec& last = spec.layers.back();
-  if (last.kind != LayerKind::kLinear || last.out != spec.classes) {
-    throw UserError::format("network {} ends with layer {}; it must end with a linear layer of {} outputs",
-                            spec.name, last.name, spec.classes);
-  }
-  ImageShape shape = spec.input;
-  for (const LayerSpec& layer : spec.layers) shape = output_shape(layer, shape);
-}
 
 // What lies in the arena, with room for every portion or for one that they use in turn.
 struct Room {
@@ -70,7 +58,7 @@ class Network::Impl {
  public:
   Impl(const NetworkSpec& spec, const Staging& staging, int threads) : spec_(spec), batch_(staging.batch) {
     CHECK(batch_ >= 1 && threads >= 1, "batch {}, threads {}", batch_, threads);
-    check_spec(spec);
+    (void)activation_shapes(spec);
     set_threads(threads);
     context_.engine = dnnl::engine(dnnl::engine::kind::cpu, 0);
     context_.stream = dnnl::stream(context_.engine);
@@ -121,22 +109,16 @@ class Network::Impl {
       case LayerKind::kLinear:
         return make_linear_layer(context_, spec, src, first, mask_gradient);
       case LayerKind::kMaxPool:
-        if (spec.relu) {
-          throw UserError::format("max pooling {} has a ReLU; put it on the layer before", spec.name);
-        }
-        if (spec.kernel > kLargestWindow) {
-          throw UserError::format("max pooling {} has a window of side {}; the largest is {}", spec.name,
-                                  spec.kernel, kLargestWindow);
-        }
         return make_max_pool_layer(context_, spec, src, first, k > 0 && spec_.layers[k - 1].relu);
+      default:
+        throw UserError::format("layer {} is of a kind that networks cannot have yet", spec.name);
     }
-    CHECK(false, "layer {}", spec.name);
   }
 
   // Whether the gradient of layer k's input is of use: whether a layer before it has parameters.
   bool has_input_gradient(int k) const {
     return std::any_of(spec_.layers.begin(), spec_.layers.begin() + k,
-                       [](const LayerSpec& layer) { return layer.kind != LayerKind::kMaxPool; });
+                       [](const LayerSpec& layer) { return has_parameters(layer.kind); });
   }
 
   // Moments of a step: forward of layer k is k, the loss is count(), backward of layer k is 2 * count() - k.

@@ -29,8 +29,7 @@ std::vector<LayerSpec> layers_of(const std::string& model, int classes) {
 
 NetworkSpec make_network(const std::string& model, const ImageShape& input, int classes) {
   NetworkSpec spec{.name = model, .input = input, .classes = classes, .layers = layers_of(model, classes)};
-  ImageShape shape = input;
-  for (const LayerSpec& layer : spec.layers) shape = output_shape(layer, shape);
+  (void)activation_shapes(spec);
   return spec;
 }
 

@@ -16,10 +16,19 @@ void PrintTo(const NetworkSpec& spec, std::ostream* out) { *out << spec.name; }
 namespace {
 
 LayerSpec conv(const char* name, int out, int kernel, int padding, bool relu) {
-  return {LayerKind::kConvolution, name, out, kernel, padding, relu};
+  return {.kind = LayerKind::kConvolution,
+          .name = name,
+          .out = out,
+          .kernel = kernel,
+          .padding = padding,
+          .relu = relu};
 }
-LayerSpec pool(const char* name, int window) { return {LayerKind::kMaxPool, name, 0, window, 0, false}; }
-LayerSpec fc(const char* name, int out, bool relu) { return {LayerKind::kLinear, name, out, 0, 0, relu}; }
+LayerSpec pool(const char* name, int window) {
+  return {.kind = LayerKind::kMaxPool, .name = name, .kernel = window};
+}
+LayerSpec fc(const char* name, int out, bool relu) {
+  return {.kind = LayerKind::kLinear, .name = name, .out = out, .relu = relu};
+}
 
 NetworkSpec net(const char* name, ImageShape input, std::vector<LayerSpec> layers) {
   const int classes = layers.back().out;
