@@ -11,6 +11,8 @@ enum class DataType : uint8_t {
   kF16,   // IEEE 754 binary16
 };
 
+using Bf16 = uint16_t;  // the bits of a stored bf16 number
+
 inline constexpr int64_t size_of(DataType type) { return type == DataType::kF32 ? 4 : 2; }
 
 }  // namespace annulus

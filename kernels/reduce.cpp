@@ -10,7 +10,8 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/reduce.cpp"
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
-#include <hwy/highway.h>
+
+#include "kernels/elements-inl.h"
 
 #ifndef ANNULUS_KERNELS_REDUCE_ONCE
 #define ANNULUS_KERNELS_REDUCE_ONCE
@@ -129,15 +130,14 @@ constexpr bool kConvertsHalf = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_
 int64_t widen_vectors(DataType from, int64_t n, const uint16_t* src, float* out) {
   const F32 d;
   const hn::Rebind<uint16_t, F32> half;
-  const hn::Rebind<uint32_t, F32> bits;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
   if (from == DataType::kF16 && !kConvertsHalf) return 0;
   for (; i + lanes <= n; i += lanes) {
-    const auto raw = hn::LoadU(half, src + i);
     if (from == DataType::kBf16) {
-      hn::StoreU(hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(bits, raw))), d, out + i);
+      hn::StoreU(load(d, src + i), d, out + i);
     } else {
+      const auto raw = hn::LoadU(half, src + i);
       hn::StoreU(hn::PromoteTo(d, hn::BitCast(hn::Rebind<hwy::float16_t, F32>(), raw)), d, out + i);
     }
   }
@@ -147,19 +147,13 @@ int64_t widen_vectors(DataType from, int64_t n, const uint16_t* src, float* out)
 int64_t narrow_vectors(DataType to, int64_t n, const float* src, uint16_t* out) {
   const F32 d;
   const hn::Rebind<uint16_t, F32> half;
-  const hn::Rebind<uint32_t, F32> bits;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
   if (to == DataType::kF16 && !kConvertsHalf) return 0;
   for (; i + lanes <= n; i += lanes) {
     const auto v = hn::LoadU(d, src + i);
     if (to == DataType::kBf16) {
-      const auto u = hn::BitCast(bits, v);
-      const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(bits, 1));
-      const auto rounded = hn::ShiftRight<16>(hn::Add(u, hn::Add(odd, hn::Set(bits, 0x7fff))));
-      const auto nan = hn::Or(hn::ShiftRight<16>(u), hn::Set(bits, 0x40));
-      const auto picked = hn::IfThenElse(hn::RebindMask(bits, hn::IsNaN(v)), nan, rounded);
-      hn::StoreU(hn::DemoteTo(half, hn::BitCast(hn::Rebind<int32_t, F32>(), picked)), half, out + i);
+      store(v, d, out + i);
     } else {
       hn::StoreU(hn::BitCast(half, hn::DemoteTo(hn::Rebind<hwy::float16_t, F32>(), v)), half, out + i);
     }

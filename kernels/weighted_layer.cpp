@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "kernels/elementwise.h"
 #include "kernels/parallel_for.h"
 #include "kernels/reduce.h"
-#include "kernels/relu.h"
 
 namespace annulus {
 namespace {
@@ -207,7 +207,7 @@ void WeightedLayer::mask_by_relu(const Portion& portion) const {
   auto* diff_dst = static_cast<float*>(portion.diff_dst);
   const auto elements = static_cast<int64_t>(dst_desc_.get_size() / sizeof(float));
   parallel_for(context_.threads, elements, [&](int64_t begin, int64_t end) {
-    relu_backward(end - begin, dst + begin, diff_dst + begin);
+    relu_backward(DataType::kF32, end - begin, dst + begin, diff_dst + begin);
   });
 }
 

@@ -7,7 +7,7 @@
 
 #include "aligned_floats.h"
 #include "each_target.h"
-#include "kernels/relu.h"
+#include "kernels/elementwise.h"
 
 namespace annulus {
 namespace {
@@ -130,8 +130,8 @@ TEST(Relu, BackwardEqualsThePlainLoopOnEveryTarget) {
   for_each_target([] {
     const Case c = make_case({.planes = 5, .height = 2, .width = 4, .block = 16, .window = 1}, 5);
     AlignedFloats expected = c.dy, gradient = c.dy;
-    relu_backward_reference(static_cast<int64_t>(c.x.size()), c.x.data(), expected.data());
-    relu_backward(static_cast<int64_t>(c.x.size()), c.x.data(), gradient.data());
+    relu_backward_reference(DataType::kF32, static_cast<int64_t>(c.x.size()), c.x.data(), expected.data());
+    relu_backward(DataType::kF32, static_cast<int64_t>(c.x.size()), c.x.data(), gradient.data());
     EXPECT_EQ(gradient, expected);
     EXPECT_NE(gradient, c.dy);
   });
@@ -142,8 +142,8 @@ TEST(Relu, BackwardTakesAnyNumberOfElementsAnywhere) {
     const Case c = make_case({.planes = 1, .height = 2, .width = 4, .block = 16, .window = 1}, 6);
     for (int64_t n = 0; n <= 40; ++n) {
       AlignedFloats expected = c.dy, gradient = c.dy;
-      relu_backward_reference(n, c.x.data() + 1, expected.data() + 1);
-      relu_backward(n, c.x.data() + 1, gradient.data() + 1);
+      relu_backward_reference(DataType::kF32, n, c.x.data() + 1, expected.data() + 1);
+      relu_backward(DataType::kF32, n, c.x.data() + 1, gradient.data() + 1);
       EXPECT_EQ(gradient, expected) << n;
     }
   });
