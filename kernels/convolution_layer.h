@@ -1,17 +1,20 @@
-// Convolution with bias and, where the spec asks for it, ReLU: stride 1, square filter.
+// Convolution with a square filter and, where the spec asks for them, bias and ReLU.
 #pragma once
 
 #include <memory>
 
+#include "kernels/convolution_algorithms.h"
 #include "kernels/layer.h"
 #include "kernels/network_spec.h"
 
 namespace annulus {
 
-// `src`: layout of its input, N x C x H x W, which fits the filter. `first`: the network's first layer, whose
-// input needs no gradient. `mask_gradient`: see WeightedLayer. Throws std::runtime_error as WeightedLayer
+// `src`: layout of its input, N x C x H x W, which fits the filter. `first`: the input needs no gradient.
+// `mask_gradient`: see WeightedLayer. `measured`: algorithms of this layer or others; the rule
+// (kernels/convolution_algorithms.h) chooses what is not in it. Throws std::runtime_error as WeightedLayer
 // does.
 std::unique_ptr<Layer> make_convolution_layer(const LayerContext& context, const LayerSpec& spec,
-                                              const dnnl::memory::desc& src, bool first, bool mask_gradient);
+                                              const dnnl::memory::desc& src, bool first, bool mask_gradient,
+                                              const MeasuredAlgorithms& measured);
 
 }  // namespace annulus

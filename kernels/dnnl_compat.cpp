@@ -25,7 +25,6 @@ dnnl::primitive_attr make_attr(bool relu = false) {
 }
 
 constexpr auto kTraining = dnnl::prop_kind::forward_training;
-constexpr auto kDirect = dnnl::algorithm::convolution_direct;
 constexpr bool kAllowEmpty = true;
 
 // oneDNN 3.x describes a primitive in the constructor of its descriptor, 2.x in a separate `desc` that
@@ -54,31 +53,37 @@ typename Primitive::primitive_desc make_backward(const dnnl::engine& engine, con
 }
 #endif
 
-const Dims kUnitStrides{1, 1};
+Dims both_ways(int count) { return {count, count}; }
 
-Dims both_sides(int padding) { return {padding, padding}; }
+dnnl::algorithm algorithm_of(const Convolution& convolution) {
+  return convolution.winograd ? dnnl::algorithm::convolution_winograd : dnnl::algorithm::convolution_direct;
+}
 
 }  // namespace
 
-dnnl::convolution_forward::primitive_desc convolution_forward(const dnnl::engine& engine, const Desc& src,
+dnnl::convolution_forward::primitive_desc convolution_forward(const dnnl::engine& engine,
+                                                              const Convolution& convolution, const Desc& src,
                                                               const Desc& weights, const Desc& bias,
-                                                              const Desc& dst, int padding, bool relu) {
-  return make_forward<dnnl::convolution_forward>(engine, relu, kTraining, kDirect, src, weights, bias, dst,
-                                                 kUnitStrides, both_sides(padding), both_sides(padding));
+                                                              const Desc& dst, bool relu) {
+  return make_forward<dnnl::convolution_forward>(
+      engine, relu, kTraining, algorithm_of(convolution), src, weights, bias, dst,
+      both_ways(convolution.stride), both_ways(convolution.padding), both_ways(convolution.padding));
 }
 
 dnnl::convolution_backward_weights::primitive_desc convolution_backward_weights(
-    const dnnl::engine& engine, const Desc& src, const Desc& weights, const Desc& bias, const Desc& dst,
-    int padding, const dnnl::convolution_forward::primitive_desc& hint) {
+    const dnnl::engine& engine, const Convolution& convolution, const Desc& src, const Desc& weights,
+    const Desc& bias, const Desc& dst, const dnnl::convolution_forward::primitive_desc& hint) {
   return make_backward<dnnl::convolution_backward_weights>(
-      engine, hint, kDirect, src, weights, bias, dst, kUnitStrides, both_sides(padding), both_sides(padding));
+      engine, hint, algorithm_of(convolution), src, weights, bias, dst, both_ways(convolution.stride),
+      both_ways(convolution.padding), both_ways(convolution.padding));
 }
 
 dnnl::convolution_backward_data::primitive_desc convolution_backward_data(
-    const dnnl::engine& engine, const Desc& src, const Desc& weights, const Desc& dst, int padding,
-    const dnnl::convolution_forward::primitive_desc& hint) {
+    const dnnl::engine& engine, const Convolution& convolution, const Desc& src, const Desc& weights,
+    const Desc& dst, const dnnl::convolution_forward::primitive_desc& hint) {
   return make_backward<dnnl::convolution_backward_data>(
-      engine, hint, kDirect, src, weights, dst, kUnitStrides, both_sides(padding), both_sides(padding));
+      engine, hint, algorithm_of(convolution), src, weights, dst, both_ways(convolution.stride),
+      both_ways(convolution.padding), both_ways(convolution.padding));
 }
 
 dnnl::inner_product_forward::primitive_desc linear_forward(const dnnl::engine& engine, const Desc& src,
@@ -111,12 +116,31 @@ Dims dims_of(const Desc& desc) {
 #endif
 }
 
+DataType type_of(const Desc& desc) {
+#if DNNL_VERSION_MAJOR >= 3
+  const auto type = desc.get_data_type();
+#else
+  const auto type = desc.data_type();
+#endif
+  if (type == dnnl::memory::data_type::f32) return DataType::kF32;
+  if (type == dnnl::memory::data_type::bf16) return DataType::kBf16;
+  throw std::runtime_error("a tensor holds neither fp32 nor bf16");
+}
+
+Desc with_type(const Desc& desc, DataType type) {
+  if (type_of(desc) == type) return desc;
+  const Dims dims = dims_of(desc);
+  if (dims.size() == 2) return make_desc(dims, Tag::ab, type);
+  return make_desc(dims, activation_layout(desc).tag, type);
+}
+
 ActivationLayout activation_layout(const Desc& desc) {
   const Dims dims = dims_of(desc);
+  const DataType type = type_of(desc);
   const ActivationLayout known[] = {
       {Tag::nChw16c, 16}, {Tag::nChw8c, 8}, {Tag::nChw4c, 4}, {Tag::nchw, 1}, {Tag::nhwc, dims.at(1)}};
   for (const ActivationLayout& layout : known) {
-    if (make_desc(dims, layout.tag) == desc) return layout;
+    if (make_desc(dims, layout.tag, type) == desc) return layout;
   }
   throw std::runtime_error(
       fmt::format("activations lie in layout {}, which we have no kernels for", layout_of(desc).tag()));
@@ -127,7 +151,7 @@ Desc with_images(const Desc& desc, int64_t images) {
   if (dims[0] == images) return desc;
   const Tag tag = activation_layout(desc).tag;
   dims[0] = images;
-  return make_desc(dims, tag);
+  return make_desc(dims, tag, type_of(desc));
 }
 
 TensorLayout layout_of(const Desc& desc) {

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/data_type.h"
 #include "kernels/tensor_layout.h"
 
 namespace annulus::onednn {
@@ -18,23 +19,33 @@ using Desc = dnnl::memory::desc;
 using Dims = dnnl::memory::dims;
 using Tag = dnnl::memory::format_tag;
 
-// Type of activations, weights and gradients.
-inline constexpr auto kDataType = dnnl::memory::data_type::f32;
+// kF32 and kBf16.
+inline Desc make_desc(const Dims& dims, Tag tag, DataType type = DataType::kF32) {
+  return Desc(dims, type == DataType::kBf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32,
+              tag);
+}
+inline Desc any_desc(const Dims& dims, DataType type = DataType::kF32) {
+  return make_desc(dims, Tag::any, type);
+}
 
-inline Desc make_desc(const Dims& dims, Tag tag) { return Desc(dims, kDataType, tag); }
-inline Desc any_desc(const Dims& dims) { return make_desc(dims, Tag::any); }
-
-// Square filter, stride 1, the same padding on all four sides; direct algorithm, because `auto` takes
-// Winograd where it is slower and whose bits depend on the batch.
-dnnl::convolution_forward::primitive_desc convolution_forward(const dnnl::engine& engine, const Desc& src,
+// What the passes of a convolution share beside their tensors: square filter, the same stride both ways, the
+// same padding on all four sides. The caller names the algorithm, because oneDNN's `auto` takes Winograd
+// where it is slower. A bias of Desc() means none.
+struct Convolution {
+  int stride = 1;
+  int padding = 0;
+  bool winograd = false;  // F(4x4, 3x3) instead of direct; oneDNN 3 has none
+};
+dnnl::convolution_forward::primitive_desc convolution_forward(const dnnl::engine& engine,
+                                                              const Convolution& convolution, const Desc& src,
                                                               const Desc& weights, const Desc& bias,
-                                                              const Desc& dst, int padding, bool relu);
+                                                              const Desc& dst, bool relu);
 dnnl::convolution_backward_weights::primitive_desc convolution_backward_weights(
-    const dnnl::engine& engine, const Desc& src, const Desc& weights, const Desc& bias, const Desc& dst,
-    int padding, const dnnl::convolution_forward::primitive_desc& hint);
+    const dnnl::engine& engine, const Convolution& convolution, const Desc& src, const Desc& weights,
+    const Desc& bias, const Desc& dst, const dnnl::convolution_forward::primitive_desc& hint);
 dnnl::convolution_backward_data::primitive_desc convolution_backward_data(
-    const dnnl::engine& engine, const Desc& src, const Desc& weights, const Desc& dst, int padding,
-    const dnnl::convolution_forward::primitive_desc& hint);
+    const dnnl::engine& engine, const Convolution& convolution, const Desc& src, const Desc& weights,
+    const Desc& dst, const dnnl::convolution_forward::primitive_desc& hint);
 
 dnnl::inner_product_forward::primitive_desc linear_forward(const dnnl::engine& engine, const Desc& src,
                                                            const Desc& weights, const Desc& bias,
@@ -62,6 +73,11 @@ ActivationLayout activation_layout(const Desc& desc);
 
 // The same layout for another number of images, of which one portion after another may lie in memory.
 Desc with_images(const Desc& desc, int64_t images);
+
+DataType type_of(const Desc& desc);  // throws std::runtime_error for any other than kF32 and kBf16
+
+// The same layout for another type of elements.
+Desc with_type(const Desc& desc, DataType type);
 
 // Throws std::runtime_error when the descriptor is not a plain or blocked layout with at most
 // TensorLayout::kMaxDims dimensions.

@@ -6,25 +6,31 @@
 
 #include "kernels/dnnl_compat.h"
 #include "kernels/weighted_layer.h"
+#include "telemetry/error.h"
 
 namespace annulus {
 
 std::unique_ptr<Layer> make_linear_layer(const LayerContext& context, const LayerSpec& spec,
-                                         const dnnl::memory::desc& given_src, bool first,
+                                         const dnnl::memory::desc& given_src, bool first, bool last,
                                          bool mask_gradient) {
+  if (last && spec.relu && context.type != DataType::kF32) {
+    throw UserError::format("layer {}: logits that go through a ReLU are possible in fp32 only", spec.name);
+  }
   const TensorLayout input = onednn::layout_of(given_src);
   const int64_t batch = input.dims[0], inputs = input.elements() / batch;
-  const onednn::Desc src = input.is_plain() ? onednn::make_desc({batch, inputs}, onednn::Tag::ab) : given_src;
+  const onednn::Desc src =
+      input.is_plain() ? onednn::make_desc({batch, inputs}, onednn::Tag::ab, context.type) : given_src;
   onednn::Dims weight_dims{spec.out, inputs};
   if (!input.is_plain()) {
     weight_dims = onednn::dims_of(given_src);
     weight_dims[0] = spec.out;
   }
-  const onednn::Desc bias = onednn::make_desc({spec.out}, onednn::Tag::a);
-  const onednn::Desc dst = onednn::make_desc({batch, spec.out}, onednn::Tag::ab);
+  const onednn::Desc bias = bias_desc(spec);
+  const onednn::Desc diff_dst = onednn::make_desc({batch, spec.out}, onednn::Tag::ab, context.type);
+  const onednn::Desc dst = last ? onednn::make_desc({batch, spec.out}, onednn::Tag::ab) : diff_dst;
 
-  const auto free =
-      onednn::linear_forward(context.engine, src, onednn::any_desc(weight_dims), bias, dst, spec.relu);
+  const auto free = onednn::linear_forward(context.engine, src, onednn::any_desc(weight_dims, context.type),
+                                           bias, dst, spec.relu);
   if (!free) throw std::runtime_error(fmt::format("layer {}: oneDNN has no kernel for forward", spec.name));
 
   const dnnl::engine engine = context.engine;
@@ -33,16 +39,17 @@ std::unique_ptr<Layer> make_linear_layer(const LayerContext& context, const Laye
   plan.fan_in = inputs;
   plan.src = src;
   plan.dst = dst;
+  plan.diff_dst = diff_dst;
   plan.forward = [=](const onednn::Desc& weights) -> dnnl::primitive_desc {
     return onednn::linear_forward(engine, src, weights, bias, dst, spec.relu);
   };
   plan.backward_weights = [=](const onednn::Desc& source,
                               const onednn::Desc& weights) -> dnnl::primitive_desc {
-    return onednn::linear_backward_weights(engine, source, weights, bias, dst, free);
+    return onednn::linear_backward_weights(engine, source, weights, bias, diff_dst, free);
   };
   if (!first) {
     plan.backward_data = [=](const onednn::Desc& weights) -> dnnl::primitive_desc {
-      return onednn::linear_backward_data(engine, src, weights, dst, free);
+      return onednn::linear_backward_data(engine, src, weights, diff_dst, free);
     };
   }
   return std::make_unique<WeightedLayer>(context, spec, plan, mask_gradient);

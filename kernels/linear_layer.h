@@ -12,9 +12,10 @@
 
 namespace annulus {
 
-// `src`: layout of its input, with two or four dimensions. The output is batch x out, plain. Otherwise as
-// make_convolution_layer.
+// `src`: layout of its input, with two or four dimensions. The output is batch x out, plain; that of the
+// `last` layer, the logits, is fp32 whatever the type of activations. Otherwise as make_convolution_layer.
 std::unique_ptr<Layer> make_linear_layer(const LayerContext& context, const LayerSpec& spec,
-                                         const dnnl::memory::desc& src, bool first, bool mask_gradient);
+                                         const dnnl::memory::desc& src, bool first, bool last,
+                                         bool mask_gradient);
 
 }  // namespace annulus

@@ -31,17 +31,18 @@ class MaxPoolLayer final : public Layer {
 
   LayerNeeds needs() const override { return {.saved = shape_.planes * shape_.out_plane_elements()}; }
 
-  void describe(int /*index*/, NetworkPlan& plan) const override {
-    plan.kernels.push_back({name_, "forward", "maxpool", "", false});
+  void describe(int /*index*/, NetworkPlan& plan) override {
+    kernel_ = static_cast<int>(plan.kernels.size());
+    plan.kernels.push_back({name_, kForward, "maxpool", "", false});
     if (!first_) {
-      plan.kernels.push_back({name_, "backward-data", relu_before_ ? "maxpool+relu" : "maxpool", "", false});
+      plan.kernels.push_back({name_, kBackwardData, relu_before_ ? "maxpool+relu" : "maxpool", "", false});
     }
   }
 
   void set_parameter_offsets(std::span<const int64_t> /*offsets*/) override {}
 
   void forward(const Portion& portion, const float* /*weights*/) override {
-    parallel_for(context_.threads, shape_.planes, [&](int64_t begin, int64_t end) {
+    each_part(kernel_, [&](int64_t begin, int64_t end) {
       max_pool_forward(shape_, begin, end, static_cast<const float*>(portion.src), relu_before_,
                        static_cast<float*>(portion.dst), static_cast<uint8_t*>(portion.saved));
     });
@@ -49,18 +50,25 @@ class MaxPoolLayer final : public Layer {
 
   void backward(const Portion& portion, const float* /*weights*/, float* /*gradients*/) override {
     if (first_) return;
-    parallel_for(context_.threads, shape_.planes, [&](int64_t begin, int64_t end) {
+    each_part(kernel_ + 1, [&](int64_t begin, int64_t end) {
       max_pool_backward(shape_, begin, end, static_cast<const uint8_t*>(portion.saved),
                         static_cast<const float*>(portion.diff_dst), static_cast<float*>(portion.diff_src));
     });
   }
 
  private:
+  template <typename Body>
+  void each_part(int kernel, const Body& body) const {
+    context_.timed(kernel, &KernelTime::kernel_ns,
+                   [&] { parallel_for(context_.threads, shape_.planes, body); });
+  }
+
   LayerContext context_;
   std::string name_;
   bool first_, relu_before_;
   MaxPoolShape shape_;
   onednn::Desc dst_desc_;
+  int kernel_ = 0;  // its forward pass's number in the network's plan; backward's is the next
 };
 
 }  // namespace

@@ -2,190 +2,61 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
+#include "kernels/add_layer.h"
 #include "kernels/arena_plan.h"
+#include "kernels/average_pool_layer.h"
+#include "kernels/batch_norm_layer.h"
 #include "kernels/convolution_layer.h"
 #include "kernels/dnnl_compat.h"
-#include "kernels/layer.h"
+#include "kernels/elementwise.h"
 #include "kernels/linear_layer.h"
 #include "kernels/max_pool_layer.h"
 #include "kernels/parallel_for.h"
+#include "kernels/reduce.h"
+#include "kernels/room_plan.h"
 #include "telemetry/check.h"
 #include "telemetry/error.h"
 
 namespace annulus {
 namespace {
 
-// What lies in the arena, with room for every portion or for one that they use in turn.
-struct Room {
-  int64_t offset = 0;
-  int64_t bytes = 0;
-  bool shared = false;  // by the portions
-};
-
-// Collects rooms with their lives and then places them.
-class RoomPlanner {
- public:
-  // `room` is written by place().
-  void add(Room& room, int64_t bytes, bool shared, int first_use, int last_use) {
-    room = {.bytes = bytes, .shared = shared};
-    rooms_.push_back(&room);
-    buffers_.push_back({bytes, first_use, last_use});
-  }
-
-  // Returns the size of the arena.
-  int64_t place() const {
-    const ArenaPlan arena = plan_arena(buffers_);
-    for (size_t i = 0; i < rooms_.size(); ++i) rooms_[i]->offset = arena.offsets[i];
-    return arena.bytes;
-  }
-
- private:
-  std::vector<Room*> rooms_;
-  std::vector<ArenaBuffer> buffers_;
-};
+int64_t bytes_of(const onednn::Desc& desc) { return static_cast<int64_t>(desc.get_size()); }
 
 int64_t whole_lines(int64_t bytes) {
   return (bytes + ArenaPlan::kAlignment - 1) / ArenaPlan::kAlignment * ArenaPlan::kAlignment;
 }
 
-int64_t bytes_of(const onednn::Desc& desc) { return static_cast<int64_t>(desc.get_size()); }
-
 }  // namespace
 
 class Network::Impl {
  public:
-  Impl(const NetworkSpec& spec, const Staging& staging, int threads) : spec_(spec), batch_(staging.batch) {
-    CHECK(batch_ >= 1 && threads >= 1, "batch {}, threads {}", batch_, threads);
-    (void)activation_shapes(spec);
-    set_threads(threads);
+  Impl(const NetworkSpec& spec, const NetworkOptions& options)
+      : spec_(spec), algorithms_(options.algorithms) {
+    CHECK(options.images >= 1 && options.threads >= 1, "{} images, {} threads", options.images,
+          options.threads);
+    staging_ =
+        options.staging ? *options.staging : plan_stages(spec, options.images, options.threads, options.type);
+    set_threads(options.threads);
     context_.engine = dnnl::engine(dnnl::engine::kind::cpu, 0);
     context_.stream = dnnl::stream(context_.engine);
-    context_.threads = threads;
+    context_.threads = options.threads;
+    context_.type = options.type;
+    context_.times = options.measure ? &times_ : nullptr;
 
     plan_.network = spec.name;
-    plan_.batch = batch_;
-    plan_.threads = threads;
+    plan_.type = options.type;
+    plan_.batch = staging_.batch;
+    plan_.threads = options.threads;
     plan_.isa = onednn::effective_isa();
     plan_.library = onednn::library_name();
-    plan_.stages = staging.stages;
+    plan_.stages = staging_.stages;
+    count_readers();
     make_layers();
-    place_rooms();
-  }
-
-  void make_layers() {
-    onednn::Desc src = onednn::make_desc(
-        {batch_, spec_.input.channels, spec_.input.height, spec_.input.width}, onednn::Tag::nchw);
-    activation_bytes_.push_back(bytes_of(src));
-    for (int stage = 0; stage < static_cast<int>(plan_.stages.size()); ++stage) {
-      const StagePlan& plan = plan_.stages[stage];
-      CHECK(plan.first_layer == static_cast<int>(layers_.size()) && plan.layers >= 1, "stage {}", stage);
-      CHECK(plan.portion >= 1 && batch_ % plan.portion == 0, "{} of {} images", plan.portion, batch_);
-      src = onednn::with_images(src, plan.portion);
-      for (int k = plan.first_layer; k < plan.first_layer + plan.layers; ++k) {
-        layers_.push_back(make_layer(k, src));
-        stage_of_.push_back(stage);
-        parameters_before_.push_back(static_cast<int>(plan_.parameters.size()));
-        layers_.back()->describe(k, plan_);
-        src = layers_.back()->dst_desc();
-        activation_bytes_.push_back(whole_lines(bytes_of(src)) * portions(stage));
-      }
-      activation_bytes_.back() = bytes_of(onednn::with_images(src, batch_));
-    }
-    CHECK(static_cast<int>(layers_.size()) == count(), "{} of {} layers", layers_.size(), count());
-    parameters_before_.push_back(static_cast<int>(plan_.parameters.size()));
-  }
-
-  std::unique_ptr<Layer> make_layer(int k, const onednn::Desc& src) const {
-    const LayerSpec& spec = spec_.layers[k];
-    const bool first = !has_input_gradient(k);
-    // Pooling notes where its input lets gradients through, so it masks them for the layer before it.
-    const bool pooled = k + 1 < count() && spec_.layers[k + 1].kind == LayerKind::kMaxPool;
-    const bool mask_gradient = spec.relu && !pooled;
-    switch (spec.kind) {
-      case LayerKind::kConvolution:
-        return make_convolution_layer(context_, spec, src, first, mask_gradient);
-      case LayerKind::kLinear:
-        return make_linear_layer(context_, spec, src, first, mask_gradient);
-      case LayerKind::kMaxPool:
-        return make_max_pool_layer(context_, spec, src, first, k > 0 && spec_.layers[k - 1].relu);
-      default:
-        throw UserError::format("layer {} is of a kind that networks cannot have yet", spec.name);
-    }
-  }
-
-  // Whether the gradient of layer k's input is of use: whether a layer before it has parameters.
-  bool has_input_gradient(int k) const {
-    return std::any_of(spec_.layers.begin(), spec_.layers.begin() + k,
-                       [](const LayerSpec& layer) { return has_parameters(layer.kind); });
-  }
-
-  // Moments of a step: forward of layer k is k, the loss is count(), backward of layer k is 2 * count() - k.
-  struct Moments {
-    int first, last;
-  };
-  int backward_of(int layer) const { return 2 * count() - layer; }
-
-  // The moments of the pass of the stage that a moment is part of. A pass goes through them portion by
-  // portion.
-  Moments pass_around(int moment) const {
-    if (moment == count()) return {moment, moment};
-    const bool forward = moment < count();
-    const StagePlan& stage = plan_.stages[stage_of_[forward ? moment : 2 * count() - moment]];
-    const int first = stage.first_layer, last = stage.first_layer + stage.layers - 1;
-    return forward ? Moments{first, last} : Moments{backward_of(last), backward_of(first)};
-  }
-
-  // Whether activation k, or its gradient, passes from one stage to another, into or out of the network.
-  bool between_stages(int k) const { return k == 0 || k == count() || stage_of_[k - 1] != stage_of_[k]; }
-
-  void place_rooms() {
-    RoomPlanner planner;
-    // Early portions write while others are still to go through earlier moments, and late ones read when
-    // others have gone through later ones: what holds the data of all portions lives for whole passes.
-    const auto add_for_all = [&](Room& room, int64_t bytes, int first_use, int last_use) {
-      planner.add(room, bytes, false, pass_around(first_use).first, pass_around(last_use).last);
-    };
-    const auto add_shared = [&](Room& room, int64_t bytes, int first_use, int last_use) {
-      planner.add(room, bytes, true, first_use, last_use);
-    };
-
-    activations_.resize(count() + 1);
-    gradients_.resize(count() + 1);
-    for (int k = 0; k <= count(); ++k) {
-      const int64_t bytes = activation_bytes_[k];
-      const int written = std::max(k - 1, 0);
-      int last_use = k;
-      if (k < count() && layers_[k]->needs().reads_src) last_use = backward_of(k);
-      if (k > 0 && layers_[k - 1]->needs().reads_dst) last_use = backward_of(k - 1);
-      // The logits stay for whoever wants to look at them after the step.
-      if (k == count()) last_use = backward_of(0);
-      if (between_stages(k) || last_use > k) {
-        add_for_all(activations_[k], bytes, written, last_use);
-      } else {
-        add_shared(activations_[k], bytes / portions(stage_of_[k]), written, last_use);
-      }
-      if (k == 0 || !has_input_gradient(k)) continue;
-      if (between_stages(k)) {
-        add_for_all(gradients_[k], bytes, backward_of(k), backward_of(k - 1));
-      } else {
-        add_shared(gradients_[k], bytes / portions(stage_of_[k]), backward_of(k), backward_of(k - 1));
-      }
-    }
-
-    rooms_.resize(count());
-    for (int k = 0; k < count(); ++k) {
-      const LayerNeeds needs = layers_[k]->needs();
-      const Moments forward = pass_around(k), backward = pass_around(backward_of(k));
-      const int stage_portions = portions(stage_of_[k]);
-      LayerRooms& rooms = rooms_[k];
-      add_for_all(rooms.saved, whole_lines(needs.saved) * stage_portions, k, backward_of(k));
-      add_shared(rooms.forward_scratch, needs.forward_scratch, forward.first, forward.last);
-      add_shared(rooms.backward_scratch, needs.backward_scratch, backward.first, backward.last);
-      add_shared(rooms.gradients, stage_portions > 1 ? needs.gradients : 0, backward_of(k), backward_of(k));
-    }
-    plan_.arena_bytes = planner.place();
+    rooms_ = plan_rooms(spec_, staging_, room_needs());
+    plan_.arena_bytes = rooms_.arena_bytes;
+    plan_joins();
+    if (options.measure) times_.resize(plan_.kernels.size());
   }
 
   void bind_arena(std::span<std::byte> arena) {
@@ -194,37 +65,6 @@ class Network::Impl {
           plan_.arena_bytes);
     CHECK(reinterpret_cast<uintptr_t>(arena.data()) % ArenaPlan::kAlignment == 0);
     arena_ = arena.data();
-  }
-
-  // Layer k's part of the arena for one portion of its stage.
-  Portion portion_of(int k, int portion, bool forward) const {
-    const auto at = [&](const Room& room) -> void* {
-      if (room.bytes == 0) return nullptr;
-      return arena_ + room.offset + (room.shared ? 0 : room.bytes / portions(stage_of_[k]) * portion);
-    };
-    const LayerRooms& rooms = rooms_[k];
-    return {.first = portion == 0,
-            .src = at(activations_[k]),
-            .dst = at(activations_[k + 1]),
-            .saved = at(rooms.saved),
-            .diff_src = at(gradients_[k]),
-            .diff_dst = at(gradients_[k + 1]),
-            .scratch = at(forward ? rooms.forward_scratch : rooms.backward_scratch),
-            .gradients = at(rooms.gradients)};
-  }
-
-  void forward(int stage, int portion, const float* weights) {
-    const StagePlan& plan = checked_stage(stage, portion);
-    for (int k = plan.first_layer; k < plan.first_layer + plan.layers; ++k) {
-      layers_[k]->forward(portion_of(k, portion, true), weights);
-    }
-  }
-
-  void backward(int stage, int portion, const float* weights, float* gradients) {
-    const StagePlan& plan = checked_stage(stage, portion);
-    for (int k = plan.first_layer + plan.layers - 1; k >= plan.first_layer; --k) {
-      layers_[k]->backward(portion_of(k, portion, false), weights, gradients);
-    }
   }
 
   void set_parameter_offsets(std::span<const int64_t> offsets) {
@@ -237,28 +77,230 @@ class Network::Impl {
     }
   }
 
-  std::span<float> activation(int k) const { return floats_in(activations_[k]); }
-
-  LossSum loss(std::span<const uint8_t> labels, float scale) {
-    CHECK(static_cast<int64_t>(labels.size()) <= batch_, "{} labels for a batch of {}", labels.size(),
-          batch_);
-    return softmax_cross_entropy(activation(count()), spec_.classes, labels, scale,
-                                 floats_in(gradients_[count()]));
+  void begin(const Pass& pass) {
+    CHECK(pass.images >= 0 && pass.images <= plan_.batch, "{} of {} images", pass.images, plan_.batch);
+    pass_ = pass;
   }
 
-  int portions(int stage) const { return static_cast<int>(batch_ / plan_.stages.at(stage).portion); }
+  void forward(int stage, int portion, const float* weights) {
+    const StagePlan& plan = plan_.stages.at(stage);
+    if (stage == 0 && plan_.type != DataType::kF32) narrow_input(portion);
+    for (int k = plan.first_layer; k < plan.first_layer + plan.layers; ++k) {
+      forward_layer(k, portion, weights);
+    }
+  }
+
+  void backward(int stage, int portion, const float* weights, float* gradients) {
+    const StagePlan& plan = plan_.stages.at(stage);
+    for (int k = plan.first_layer + plan.layers - 1; k >= plan.first_layer; --k) {
+      backward_layer(k, portion, weights, gradients);
+    }
+  }
+
+  void forward_layer(int k, int portion, const float* weights) {
+    layers_[k]->forward(portion_of(k, portion, true), weights);
+  }
+
+  void backward_layer(int k, int portion, const float* weights, float* gradients) {
+    if (rooms_.parts[k + 1].empty()) return;  // nothing up to here has parameters
+    const Portion part = portion_of(k, portion, false);
+    join(k, portion, part.diff_dst);
+    layers_[k]->backward(part, weights, gradients);
+  }
+
+  std::span<float> input() const {
+    return floats_in(plan_.type == DataType::kF32 ? rooms_.activations[0] : rooms_.float_input);
+  }
+  std::span<float> logits() const { return floats_in(rooms_.activations[count()]); }
+
+  LossSum loss(std::span<const uint8_t> labels, float scale) {
+    CHECK(static_cast<int64_t>(labels.size()) == pass_.images, "{} labels for {} images", labels.size(),
+          pass_.images);
+    const Room& gradient = rooms_.gradients[rooms_.parts[count()].front()];
+    if (plan_.type == DataType::kF32) {
+      return softmax_cross_entropy(logits(), spec_.classes, labels, scale, floats_in(gradient));
+    }
+    const std::span<float> floats = floats_in(rooms_.float_loss);
+    const LossSum sum = softmax_cross_entropy(logits(), spec_.classes, labels, scale, floats);
+    narrow(plan_.type, static_cast<int64_t>(floats.size()), floats.data(), arena_ + gradient.offset);
+    return sum;
+  }
+
+  int portions(int stage) const { return static_cast<int>(plan_.batch / plan_.stages.at(stage).portion); }
   int count() const { return static_cast<int>(spec_.layers.size()); }
   const NetworkPlan& plan() const { return plan_; }
+  std::vector<KernelTime>& times() { return times_; }
 
  private:
-  struct LayerRooms {
-    Room saved, forward_scratch, backward_scratch, gradients;
-  };
+  void count_readers() {
+    readers_.resize(count() + 1);
+    for (int k = 0; k < count(); ++k) {
+      ++readers_[input_of(spec_, k)];
+      if (spec_.layers[k].addend != kNoActivation) ++readers_[spec_.layers[k].addend];
+    }
+  }
 
-  const StagePlan& checked_stage(int stage, int portion) const {
+  void make_layers() {
+    activations_.push_back(
+        onednn::make_desc({plan_.batch, spec_.input.channels, spec_.input.height, spec_.input.width},
+                          onednn::Tag::nchw, plan_.type));
+    for (int stage = 0; stage < static_cast<int>(plan_.stages.size()); ++stage) {
+      const StagePlan& plan = plan_.stages[stage];
+      CHECK(plan.first_layer == static_cast<int>(layers_.size()) && plan.layers >= 1, "stage {}", stage);
+      CHECK(plan.portion >= 1 && plan_.batch % plan.portion == 0, "{} of {} images", plan.portion,
+            plan_.batch);
+      for (int k = plan.first_layer; k < plan.first_layer + plan.layers; ++k) {
+        layers_.push_back(make_layer(k, onednn::with_images(activations_[input_of(spec_, k)], plan.portion)));
+        stage_of_.push_back(stage);
+        parameters_before_.push_back(static_cast<int>(plan_.parameters.size()));
+        layers_.back()->describe(k, plan_);
+        activations_.push_back(onednn::with_images(layers_.back()->dst_desc(), plan_.batch));
+        check_addend(k);
+      }
+    }
+    CHECK(static_cast<int>(layers_.size()) == count(), "{} of {} layers", layers_.size(), count());
+    parameters_before_.push_back(static_cast<int>(plan_.parameters.size()));
+  }
+
+  // The sum of two activations needs both in one layout.
+  void check_addend(int k) const {
+    const int addend = spec_.layers[k].addend;
+    if (addend == kNoActivation || activations_[addend] == activations_[k + 1]) return;
+    throw UserError::format(
+        "layer {} adds what lies in layout {} to what lies in layout {}; put a convolution into the shortcut",
+        spec_.layers[k].name, onednn::layout_of(activations_[addend]).tag(),
+        onednn::layout_of(activations_[k + 1]).tag());
+  }
+
+  std::unique_ptr<Layer> make_layer(int k, const onednn::Desc& src) const {
+    const LayerSpec& spec = spec_.layers[k];
+    const bool first = !needs_gradient(input_of(spec_, k));
+    // Pooling notes where its input lets gradients through, so it masks them for the layer before it.
+    const bool pooled = k + 1 < count() && masks_for_layer_before(k + 1);
+    const bool mask_gradient = spec.relu && !pooled;
+    switch (spec.kind) {
+      case LayerKind::kConvolution:
+        return make_convolution_layer(context_, spec, src, first, mask_gradient, algorithms_);
+      case LayerKind::kLinear:
+        return make_linear_layer(context_, spec, src, first, k + 1 == count(), mask_gradient);
+      case LayerKind::kMaxPool:
+        return make_max_pool_layer(context_, spec, src, first, masks_for_layer_before(k));
+      case LayerKind::kAveragePool:
+        return make_average_pool_layer(context_, spec, src);
+      case LayerKind::kBatchNorm:
+        return make_batch_norm_layer(context_, spec, src);
+      case LayerKind::kAdd:
+        return make_add_layer(context_, spec, src);
+    }
+    CHECK(false, "layer {}", spec.name);
+  }
+
+  // Whether layer k is max pooling of what a convolution or linear layer with a ReLU makes for it alone.
+  bool masks_for_layer_before(int k) const {
+    const int input = input_of(spec_, k);
+    if (spec_.layers[k].kind != LayerKind::kMaxPool || input == 0 || readers_[input] != 1) return false;
+    const LayerSpec& before = spec_.layers[input - 1];
+    return input == k && before.relu && before.kind == LayerKind::kConvolution;
+  }
+
+  // Whether a layer before activation `a` has parameters.
+  bool needs_gradient(int a) const {
+    if (a == 0) return false;
+    const LayerSpec& made_by = spec_.layers[a - 1];
+    return has_parameters(made_by.kind) || needs_gradient(input_of(spec_, a - 1)) ||
+           (made_by.addend != kNoActivation && needs_gradient(made_by.addend));
+  }
+
+  RoomNeeds room_needs() const {
+    RoomNeeds needs;
+    for (int k = 0; k < count(); ++k) needs.layers.push_back(layers_[k]->needs());
+    for (int a = 0; a <= count(); ++a) {
+      int64_t bytes = bytes_of(activations_[a]);
+      const bool inside = a > 0 && a < count() && stage_of_[a - 1] == stage_of_[a];
+      if (inside) {  // each portion on lines of its own
+        const int64_t portion = plan_.stages[stage_of_[a]].portion;
+        bytes = whole_lines(bytes_of(onednn::with_images(activations_[a], portion))) * portions(stage_of_[a]);
+      }
+      needs.activation_bytes.push_back(bytes);
+    }
+    if (plan_.type != DataType::kF32) {
+      constexpr int64_t kFloat = sizeof(float);
+      needs.float_input_bytes = plan_.batch * spec_.input.pixels() * kFloat;
+      needs.float_loss_bytes = plan_.batch * spec_.classes * kFloat;
+    }
+    return needs;
+  }
+
+  // Gradients whose parts the layer does not add up itself.
+  void plan_joins() {
+    first_joined_.resize(count());
+    join_kernel_.resize(count());
+    for (int k = 0; k < count(); ++k) {
+      const std::size_t joined_by_layer = layers_[k]->needs().joins ? 2 : 1;
+      first_joined_[k] = joined_by_layer;
+      if (rooms_.parts[k + 1].size() <= joined_by_layer) continue;
+      join_kernel_[k] = static_cast<int>(plan_.kernels.size());
+      plan_.kernels.push_back({spec_.layers[k].name, kJoin, "add", "", false});
+    }
+  }
+
+  void join(int k, int portion, void* sum) {
+    const std::vector<int>& parts = rooms_.parts[k + 1];
+    for (std::size_t i = first_joined_[k]; i < parts.size(); ++i) {
+      const void* part = at(k, portion, rooms_.gradients[parts[i]]);
+      const int64_t elements = bytes_of(activations_[k + 1]) / size_of(onednn::type_of(activations_[k + 1])) /
+                               portions(stage_of_[k]);
+      context_.timed(join_kernel_[k], &KernelTime::kernel_ns, [&] {
+        parallel_for(context_.threads, elements, [&](int64_t begin, int64_t end) {
+          add(plan_.type, end - begin, element(plan_.type, sum, begin), element(plan_.type, part, begin),
+              false, element(plan_.type, sum, begin));
+        });
+      });
+    }
+  }
+
+  // Layer k's part of a room for one portion of its stage.
+  void* at(int k, int portion, const Room& room) const {
+    if (room.bytes == 0) return nullptr;
+    return arena_ + room.offset + (room.shared ? 0 : room.bytes / portions(stage_of_[k]) * portion);
+  }
+  void* gradient_at(int k, int portion, int room) const {
+    return room == kNoRoom ? nullptr : at(k, portion, rooms_.gradients[room]);
+  }
+
+  Portion portion_of(int k, int portion, bool forward) const {
     CHECK(arena_ != nullptr, "the network has no arena yet");
-    CHECK(portion >= 0 && portion < portions(stage), "portion {} of {}", portion, portions(stage));
-    return plan_.stages[stage];
+    const int64_t images = plan_.stages[stage_of_[k]].portion;
+    CHECK(portion >= 0 && portion < portions(stage_of_[k]), "portion {} of {}", portion,
+          portions(stage_of_[k]));
+    const LayerRooms& rooms = rooms_.layers[k];
+    Portion result{.first = portion == 0,
+                   .training = pass_.training,
+                   .images = std::clamp<int64_t>(pass_.images - portion * images, 0, images),
+                   .share = pass_.share,
+                   .src = at(k, portion, rooms_.activations[input_of(spec_, k)]),
+                   .dst = at(k, portion, rooms_.activations[k + 1]),
+                   .saved = at(k, portion, rooms.saved)};
+    if (forward) {
+      const int addend = spec_.layers[k].addend;
+      if (addend != kNoActivation) result.addend = at(k, portion, rooms_.activations[addend]);
+      result.scratch = at(k, portion, rooms.forward_scratch);
+      return result;
+    }
+    const std::vector<int>& parts = rooms_.parts[k + 1];
+    result.diff_src = gradient_at(k, portion, rooms.diff_src);
+    result.diff_addend = gradient_at(k, portion, rooms.diff_addend);
+    result.diff_dst = gradient_at(k, portion, parts[0]);
+    if (first_joined_[k] == 2 && parts.size() > 1) result.diff_dst2 = gradient_at(k, portion, parts[1]);
+    result.scratch = at(k, portion, rooms.backward_scratch);
+    result.gradients = at(k, portion, rooms.gradients);
+    return result;
+  }
+
+  void narrow_input(int portion) {
+    const int64_t count = plan_.stages[0].portion * spec_.input.pixels();
+    narrow(plan_.type, count, floats_in(rooms_.float_input).data() + portion * count,
+           at(0, portion, rooms_.activations[0]));
   }
 
   std::span<float> floats_in(const Room& room) const {
@@ -267,23 +309,25 @@ class Network::Impl {
   }
 
   NetworkSpec spec_;
-  int64_t batch_;
+  MeasuredAlgorithms algorithms_;
+  Staging staging_;
   LayerContext context_;
   NetworkPlan plan_;
+  std::vector<KernelTime> times_;
   std::vector<std::unique_ptr<Layer>> layers_;
-  std::vector<int> stage_of_;           // per layer
-  std::vector<int> parameters_before_;  // parameters of the layers before layer k
-  // Of the input of layer k; the last entry is that of the logits.
-  std::vector<int64_t> activation_bytes_;
-  std::vector<Room> activations_, gradients_;
-  std::vector<LayerRooms> rooms_;  // per layer
+  std::vector<int> stage_of_;              // per layer
+  std::vector<int> parameters_before_;     // parameters of the layers before layer k
+  std::vector<int> readers_;               // per activation
+  std::vector<onednn::Desc> activations_;  // of the whole batch
+  std::vector<std::size_t> first_joined_;  // per layer: the first part of its gradient that it does not join
+  std::vector<int> join_kernel_;           // per layer: number in the plan
+  RoomPlan rooms_;
+  Pass pass_;
   std::byte* arena_ = nullptr;
 };
 
-Network::Network(const NetworkSpec& spec, int64_t images, int threads)
-    : Network(spec, plan_stages(spec, images, threads), threads) {}
-Network::Network(const NetworkSpec& spec, const Staging& staging, int threads)
-    : impl_(std::make_unique<Impl>(spec, staging, threads)) {}
+Network::Network(const NetworkSpec& spec, const NetworkOptions& options)
+    : impl_(std::make_unique<Impl>(spec, options)) {}
 Network::~Network() = default;
 
 const NetworkPlan& Network::plan() const { return impl_->plan(); }
@@ -291,15 +335,23 @@ void Network::bind_arena(std::span<std::byte> arena) { impl_->bind_arena(arena);
 void Network::set_parameter_offsets(std::span<const int64_t> offsets) {
   impl_->set_parameter_offsets(offsets);
 }
-std::span<float> Network::input() { return impl_->activation(0); }
+std::span<float> Network::input() { return impl_->input(); }
+void Network::begin(const Pass& pass) { impl_->begin(pass); }
 int Network::portions(int stage) const { return impl_->portions(stage); }
 void Network::forward(int stage, int portion, const float* weights) {
   impl_->forward(stage, portion, weights);
 }
-std::span<const float> Network::logits() const { return impl_->activation(impl_->count()); }
+std::span<const float> Network::logits() const { return impl_->logits(); }
 LossSum Network::loss(std::span<const uint8_t> labels, float scale) { return impl_->loss(labels, scale); }
 void Network::backward(int stage, int portion, const float* weights, float* gradients) {
   impl_->backward(stage, portion, weights, gradients);
 }
+void Network::forward_layer(int layer, int portion, const float* weights) {
+  impl_->forward_layer(layer, portion, weights);
+}
+void Network::backward_layer(int layer, int portion, const float* weights, float* gradients) {
+  impl_->backward_layer(layer, portion, weights, gradients);
+}
+std::vector<KernelTime>& Network::times() { return impl_->times(); }
 
 }  // namespace annulus

@@ -1,11 +1,11 @@
-// Network: the layers of one worker, each with its oneDNN primitives and its place in the worker's arena.
+// Network: the layers of one worker, each with its kernels and its place in the worker's arena.
 //
 // All primitives are made once, for the portions that the plan's stages say. A shard with fewer images than
 // the plan's batch fills the rest with zero images whose loss gradient is zero, so one set of primitives
 // serves every step and algorithms never depend on the size of a step.
 //
-// Parameters and gradients live outside (in the segment), in the plan's master layouts. Their base pointers
-// are given to each call, because a step reads one generation and the next step the other.
+// Parameters and gradients live outside (in the segment), in the plan's master layouts, fp32. Their base
+// pointers are given to each call, because a step reads one generation and the next step the other.
 //
 // Not thread-safe; one worker owns one Network. Calls use the worker's threads through parallel_for and
 // oneDNN.
@@ -14,8 +14,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
+#include <vector>
 
+#include "kernels/convolution_algorithms.h"
+#include "kernels/layer.h"
 #include "kernels/loss.h"
 #include "kernels/network_plan.h"
 #include "kernels/network_spec.h"
@@ -23,14 +27,21 @@
 
 namespace annulus {
 
+struct NetworkOptions {
+  int64_t images = 0;  // in the largest shard
+  int threads = 1;
+  DataType type = DataType::kF32;       // of activations and their gradients: kF32 or kBf16
+  MeasuredAlgorithms algorithms = {};   // instead of what the rule says
+  std::optional<Staging> staging = {};  // instead of what plan_stages has for it
+  bool measure = false;                 // fill times()
+};
+
 class Network {
  public:
   // Chooses kernels and creates all primitives. Throws UserError where the spec is impossible (an image too
-  // small for a layer: the text names layer and both shapes). Touches no arena memory. `images`: in the
-  // largest shard.
-  Network(const NetworkSpec& spec, int64_t images, int threads);
-  // With other portions than plan_stages has for it.
-  Network(const NetworkSpec& spec, const Staging& staging, int threads);
+  // small for a layer: the text names layer and both shapes), std::runtime_error where oneDNN has no fast
+  // kernel. Touches no arena memory.
+  Network(const NetworkSpec& spec, const NetworkOptions& options);
   ~Network();
 
   const NetworkPlan& plan() const;
@@ -45,6 +56,15 @@ class Network {
   // Input of the first layer: batch x channels x height x width floats, plain. Valid after bind_arena.
   std::span<float> input();
 
+  // What the calls that follow are about: of the batch, the first `images` hold data, and are `share` of the
+  // images of the step. With `training`, batch norm uses their statistics, else the running ones.
+  struct Pass {
+    bool training = true;
+    int64_t images = 0;
+    float share = 0;
+  };
+  void begin(const Pass& pass);
+
   int portions(int stage) const;  // of a stage of plan().stages
 
   // Runs the layers of one stage forward on one portion of the images. `weights` is the base of one
@@ -54,8 +74,8 @@ class Network {
   // Logits of the last forward: batch x classes floats, plain.
   std::span<const float> logits() const;
 
-  // Loss of the first labels.size() images, and its gradient with respect to the logits, times `scale`, into
-  // the arena; images behind them get a zero gradient. labels.size() <= batch.
+  // Loss of the images that hold data, and its gradient with respect to the logits, times `scale`, into the
+  // arena; images behind them get a zero gradient. labels.size() is their number.
   LossSum loss(std::span<const uint8_t> labels, float scale);
 
   // Runs the layers of one stage backward on one portion. Call for each stage from last to first, and in it
@@ -63,6 +83,13 @@ class Network {
   // parameters below `gradients`, padding included, the others add to them: they are complete after the last
   // portion. Gradients may have been written with non-temporal stores that are not fenced yet.
   void backward(int stage, int portion, const float* weights, float* gradients);
+
+  // The same for one layer of a stage, to measure it alone.
+  void forward_layer(int layer, int portion, const float* weights);
+  void backward_layer(int layer, int portion, const float* weights, float* gradients);
+
+  // Time spent in each of plan().kernels so far. Empty unless it was made to measure.
+  std::vector<KernelTime>& times();
 
  private:
   class Impl;

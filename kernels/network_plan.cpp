@@ -61,10 +61,15 @@ uint64_t NetworkPlan::hash() const {
 }
 
 void to_json(json& json, const NetworkPlan& plan) {
-  json = {{"network", plan.network},           {"batch", plan.batch},
-          {"threads", plan.threads},           {"isa", plan.isa},
-          {"library", plan.library},           {"arena_bytes", plan.arena_bytes},
-          {"stages", nlohmann::json::array()}, {"parameters", nlohmann::json::array()},
+  json = {{"network", plan.network},
+          {"type", plan.type},
+          {"batch", plan.batch},
+          {"threads", plan.threads},
+          {"isa", plan.isa},
+          {"library", plan.library},
+          {"arena_bytes", plan.arena_bytes},
+          {"stages", nlohmann::json::array()},
+          {"parameters", nlohmann::json::array()},
           {"kernels", nlohmann::json::array()}};
   for (const StagePlan& stage : plan.stages) {
     json["stages"].push_back(
@@ -74,7 +79,8 @@ void to_json(json& json, const NetworkPlan& plan) {
     json["parameters"].push_back({{"name", parameter.name},
                                   {"layout", layout_to_json(parameter.layout)},
                                   {"layer", parameter.layer},
-                                  {"fan_in", parameter.fan_in}});
+                                  {"fan_in", parameter.fan_in},
+                                  {"role", parameter.role}});
   }
   for (const KernelPlan& kernel : plan.kernels) {
     json["kernels"].push_back({{"layer", kernel.layer},
@@ -88,6 +94,7 @@ void to_json(json& json, const NetworkPlan& plan) {
 void from_json(const json& json, NetworkPlan& plan) {
   plan = {};
   json.at("network").get_to(plan.network);
+  json.at("type").get_to(plan.type);
   json.at("batch").get_to(plan.batch);
   json.at("threads").get_to(plan.threads);
   json.at("isa").get_to(plan.isa);
@@ -99,7 +106,8 @@ void from_json(const json& json, NetworkPlan& plan) {
   }
   for (const auto& source : json.at("parameters")) {
     plan.parameters.push_back({source.at("name").get<std::string>(), layout_from_json(source.at("layout")),
-                               source.at("layer").get<int>(), source.at("fan_in").get<int64_t>()});
+                               source.at("layer").get<int>(), source.at("fan_in").get<int64_t>(),
+                               source.at("role").get<ParameterRole>()});
   }
   for (const auto& source : json.at("kernels")) {
     plan.kernels.push_back({source.at("layer").get<std::string>(), source.at("pass").get<std::string>(),

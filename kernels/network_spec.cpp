@@ -109,15 +109,24 @@ std::vector<ImageShape> activation_shapes(const NetworkSpec& spec) {
                             spec.name, last.name, spec.classes);
   }
   std::vector<ImageShape> shapes{spec.input};
+  std::vector<bool> read(spec.layers.size() + 1, false);
   for (int index = 0; index < static_cast<int>(spec.layers.size()); ++index) {
     const LayerSpec& layer = spec.layers[index];
     check_references(layer, index);
+    read[input_of(spec, index)] = true;
+    if (layer.addend != kNoActivation) read[layer.addend] = true;
     const ImageShape out = output_shape(layer, shapes[input_of(spec, index)]);
     if (layer.addend != kNoActivation && shapes[layer.addend] != out) {
       throw UserError::format("layer {} adds {} to {} (channels x height x width); both must be the same",
                               layer.name, text_of(shapes[layer.addend]), text_of(out));
     }
     shapes.push_back(out);
+  }
+  for (std::size_t index = 0; index + 1 < spec.layers.size(); ++index) {
+    if (!read[index + 1]) {
+      throw UserError::format("network {}: no layer reads what layer {} makes", spec.name,
+                              spec.layers[index].name);
+    }
   }
   return shapes;
 }

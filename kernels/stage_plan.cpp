@@ -2,12 +2,27 @@
 
 #include <algorithm>
 
+#include "kernels/convolution_algorithms.h"
 #include "telemetry/check.h"
 
 namespace annulus {
 namespace {
 
 int64_t rounded_up(int64_t images, int64_t portion) { return (images + portion - 1) / portion * portion; }
+
+bool treats_images_one_by_one(const LayerSpec& layer) {
+  return layer.kind == LayerKind::kConvolution || layer.kind == LayerKind::kMaxPool;
+}
+
+bool is_chain_without_batch_norm(const NetworkSpec& spec) {
+  for (int layer = 0; layer < static_cast<int>(spec.layers.size()); ++layer) {
+    const LayerSpec& of = spec.layers[layer];
+    if (of.kind == LayerKind::kBatchNorm || of.addend != kNoActivation || input_of(spec, layer) != layer) {
+      return false;
+    }
+  }
+  return true;
+}
 
 }  // namespace
 
@@ -21,27 +36,32 @@ int64_t choose_portion(int64_t images, int64_t most) {
   return best;
 }
 
-Staging plan_stages(const NetworkSpec& spec, int64_t images, int threads, int64_t portion_bytes) {
-  int trunk = 0;
-  int64_t largest = 0;  // floats that a layer of the trunk reads and writes for one image
-  ImageShape shape = spec.input;
-  for (const LayerSpec& layer : spec.layers) {
-    if (layer.kind == LayerKind::kLinear) break;
-    const ImageShape out = output_shape(layer, shape);
-    largest = std::max(largest, shape.pixels() + out.pixels());
-    shape = out;
-    ++trunk;
-  }
-
+Staging plan_stages(const NetworkSpec& spec, int64_t images, int threads, DataType type,
+                    int64_t portion_bytes) {
+  const std::vector<ImageShape> shapes = activation_shapes(spec);
+  const int count = static_cast<int>(spec.layers.size());
   Staging staging{.batch = images, .stages = {}};
+
+  int trunk = 0;
+  if (is_chain_without_batch_norm(spec)) {
+    while (treats_images_one_by_one(spec.layers[trunk])) ++trunk;
+  }
   if (trunk > 0) {
-    const int64_t fitting = portion_bytes * threads / (largest * static_cast<int64_t>(sizeof(float)));
-    const int64_t portion = choose_portion(images, std::max<int64_t>(fitting, 1));
+    int64_t largest = 0;  // bytes that a layer of the trunk reads and writes for one image
+    for (int layer = 0; layer < trunk; ++layer) {
+      largest = std::max(largest, (shapes[layer].pixels() + shapes[layer + 1].pixels()) * size_of(type));
+    }
+    const int64_t portion = choose_portion(images, std::max<int64_t>(portion_bytes * threads / largest, 1));
     staging.batch = rounded_up(images, portion);
     staging.stages.push_back({.first_layer = 0, .layers = trunk, .portion = portion});
   }
-  for (int layer = trunk; layer < static_cast<int>(spec.layers.size()); ++layer) {
-    staging.stages.push_back({.first_layer = layer, .layers = 1, .portion = staging.batch});
+  for (int layer = trunk; layer < count; ++layer) {
+    const LayerSpec& of = spec.layers[layer];
+    int64_t portion = staging.batch;
+    if (of.kind == LayerKind::kConvolution) {
+      portion = images_per_call(of, shapes[input_of(spec, layer)], staging.batch, threads, type);
+    }
+    staging.stages.push_back({.first_layer = layer, .layers = 1, .portion = portion});
   }
   return staging;
 }

@@ -12,9 +12,6 @@
 namespace annulus {
 namespace {
 
-constexpr const char* kForward = "forward";
-constexpr const char* kBackwardData = "backward-data";
-constexpr const char* kBackwardWeights = "backward-weights";
 constexpr int64_t kFloat = sizeof(float);
 constexpr int64_t kLineBytes = 64;
 
@@ -33,6 +30,10 @@ int kernel_class(const dnnl::primitive_desc& desc) { return kernel_class(onednn:
 
 }  // namespace
 
+onednn::Desc bias_desc(const LayerSpec& spec) {
+  return spec.bias ? onednn::make_desc({spec.out}, onednn::Tag::a) : onednn::Desc();
+}
+
 int64_t WeightedLayer::Pass::view_bytes() const {
   return view_desc ? whole_lines(static_cast<int64_t>(viewed_desc.get_size())) : 0;
 }
@@ -48,11 +49,12 @@ WeightedLayer::WeightedLayer(const LayerContext& context, const LayerSpec& spec,
     : context_(context),
       name_(spec.name),
       fan_in_(plan.fan_in),
-      bias_count_(spec.out),
+      bias_count_(spec.bias ? spec.out : 0),
       mask_gradient_(mask_gradient),
       src_desc_(plan.src),
       dst_desc_(plan.dst),
-      bias_desc_(onednn::make_desc({spec.out}, onednn::Tag::a)) {
+      diff_dst_desc_(plan.diff_dst),
+      bias_desc_(bias_desc(spec)) {
   backward_weights_ = choose_writer(plan);
   master_desc_ = backward_weights_.weights_desc;
   weight_count_ = onednn::layout_of(master_desc_).padded_elements();
@@ -63,21 +65,24 @@ WeightedLayer::WeightedLayer(const LayerContext& context, const LayerSpec& spec,
   src_ = onednn::make_memory(src_desc_, context_.engine);
   dst_ = onednn::make_memory(dst_desc_, context_.engine);
   diff_src_ = onednn::make_memory(src_desc_, context_.engine);
-  diff_dst_ = onednn::make_memory(dst_desc_, context_.engine);
+  diff_dst_ = onednn::make_memory(diff_dst_desc_, context_.engine);
   weights_ = onednn::make_read_only_memory(master_desc_, context_.engine);
-  bias_ = onednn::make_read_only_memory(bias_desc_, context_.engine);
   diff_weights_ = onednn::make_memory(master_desc_, context_.engine);
-  diff_bias_ = onednn::make_memory(bias_desc_, context_.engine);
 
   bind_input(forward_, DNNL_ARG_WEIGHTS, weights_);
   forward_.primitive.set(DNNL_ARG_SRC, src_);
-  forward_.primitive.set(DNNL_ARG_BIAS, bias_);
   forward_.primitive.set(DNNL_ARG_DST, dst_);
 
   bind_input(backward_weights_, DNNL_ARG_SRC, src_);
   backward_weights_.primitive.set(DNNL_ARG_DIFF_DST, diff_dst_);
   backward_weights_.primitive.set(DNNL_ARG_DIFF_WEIGHTS, diff_weights_);
-  backward_weights_.primitive.set(DNNL_ARG_DIFF_BIAS, diff_bias_);
+
+  if (bias_count_ > 0) {
+    bias_ = onednn::make_read_only_memory(bias_desc_, context_.engine);
+    diff_bias_ = onednn::make_memory(bias_desc_, context_.engine);
+    forward_.primitive.set(DNNL_ARG_BIAS, bias_);
+    backward_weights_.primitive.set(DNNL_ARG_DIFF_BIAS, diff_bias_);
+  }
 
   if (!backward_data_) return;
   bind_input(*backward_data_, DNNL_ARG_WEIGHTS, weights_);
@@ -106,7 +111,7 @@ WeightedLayer::Pass WeightedLayer::choose_writer(const WeightedLayerPlan& plan) 
   onednn::Desc src = plan.src;
   if (!desc || kernel_class(desc) == 0) {
     const dnnl::primitive_desc free =
-        plan.backward_weights(onednn::any_desc(onednn::dims_of(plan.src)), any_weights);
+        plan.backward_weights(onednn::any_desc(onednn::dims_of(plan.src), context_.type), any_weights);
     if (free && (!desc || kernel_class(free) > kernel_class(desc))) {
       desc = free;
       src = free.query_md(dnnl::query::src_md);
@@ -125,10 +130,12 @@ void WeightedLayer::add_view(Pass& pass, const onednn::Desc& from, const onednn:
 }
 
 WeightedLayer::Pass WeightedLayer::choose(const char* name, const PassMaker& make) const {
-  const dnnl::primitive_desc free = make(onednn::any_desc(onednn::dims_of(master_desc_)));
-  const dnnl::primitive_desc forced = make(master_desc_);
-  if (forced && (!free || kernel_class(forced) >= kernel_class(free)))
-    return checked(name, forced, master_desc_);
+  const dnnl::primitive_desc free = make(onednn::any_desc(onednn::dims_of(master_desc_), context_.type));
+  if (context_.type == onednn::type_of(master_desc_)) {
+    const dnnl::primitive_desc forced = make(master_desc_);
+    if (forced && (!free || kernel_class(forced) >= kernel_class(free)))
+      return checked(name, forced, master_desc_);
+  }
 
   Pass pass = checked(name, free, free ? free.query_md(dnnl::query::weights_md) : onednn::Desc());
   add_view(pass, master_desc_, pass.weights_desc);
@@ -149,17 +156,26 @@ LayerNeeds WeightedLayer::needs() const {
           .reads_dst = mask_gradient_};
 }
 
-KernelPlan WeightedLayer::kernel_of(const char* name, const Pass& pass) const {
-  return {name_, name, onednn::implementation_name(pass.desc), onednn::layout_of(pass.weights_desc).tag(),
-          pass.view_desc.has_value()};
+void WeightedLayer::plan_kernel(const char* name, Pass& pass, NetworkPlan& plan) const {
+  pass.kernel = static_cast<int>(plan.kernels.size());
+  plan.kernels.push_back({name_, name, onednn::implementation_name(pass.desc),
+                          onednn::layout_of(pass.weights_desc).tag(), pass.view_desc.has_value()});
 }
 
-void WeightedLayer::describe(int index, NetworkPlan& plan) const {
-  plan.parameters.push_back({name_ + ".weight", onednn::layout_of(master_desc_), index, fan_in_});
-  plan.parameters.push_back({name_ + ".bias", onednn::layout_of(bias_desc_), index, fan_in_});
-  plan.kernels.push_back(kernel_of(kForward, forward_));
-  plan.kernels.push_back(kernel_of(kBackwardWeights, backward_weights_));
-  if (backward_data_) plan.kernels.push_back(kernel_of(kBackwardData, *backward_data_));
+void WeightedLayer::describe(int index, NetworkPlan& plan) {
+  plan.parameters.push_back(
+      {name_ + ".weight", onednn::layout_of(master_desc_), index, fan_in_, ParameterRole::kWeight});
+  if (bias_count_ > 0) {
+    plan.parameters.push_back(
+        {name_ + ".bias", onednn::layout_of(bias_desc_), index, fan_in_, ParameterRole::kBias});
+  }
+  plan_kernel(kForward, forward_, plan);
+  if (mask_gradient_) {
+    mask_kernel_ = static_cast<int>(plan.kernels.size());
+    plan.kernels.push_back({name_, kReluBackward, "relu", "", false});
+  }
+  plan_kernel(kBackwardWeights, backward_weights_, plan);
+  if (backward_data_) plan_kernel(kBackwardData, *backward_data_, plan);
 }
 
 // Gives the pass its scratchpad and argument `viewed_arg`: the original, or a view of it.
@@ -180,7 +196,7 @@ void WeightedLayer::bind_input(Pass& pass, int viewed_arg, const dnnl::memory& o
 
 void WeightedLayer::set_parameter_offsets(std::span<const int64_t> offsets) {
   weights_offset_ = offsets[0];
-  bias_offset_ = offsets[1];
+  if (bias_count_ > 0) bias_offset_ = offsets[1];
 }
 
 void WeightedLayer::run(Pass& pass, const Scratch& scratch, bool make_view) const {
@@ -188,9 +204,9 @@ void WeightedLayer::run(Pass& pass, const Scratch& scratch, bool make_view) cons
   if (pass.view_desc && make_view) {
     onednn::move_to(scratch.view, pass.viewed);
     onednn::move_to(scratch.pad, pass.view_scratchpad);
-    pass.view.run(context_.stream);
+    context_.timed(pass.kernel, &KernelTime::view_ns, [&] { pass.view.run(context_.stream); });
   }
-  pass.primitive.run(context_.stream);
+  context_.timed(pass.kernel, &KernelTime::kernel_ns, [&] { pass.primitive.run(context_.stream); });
 }
 
 void WeightedLayer::forward(const Portion& portion, const float* weights) {
@@ -198,22 +214,26 @@ void WeightedLayer::forward(const Portion& portion, const float* weights) {
   onednn::move_to(portion.src, src_);
   onednn::move_to(portion.dst, dst_);
   onednn::move_to(weights + weights_offset_, weights_);
-  onednn::move_to(weights + bias_offset_, bias_);
+  if (bias_count_ > 0) onednn::move_to(weights + bias_offset_, bias_);
   run(forward_, {scratch, scratch + forward_.view_bytes()}, portion.first);
 }
 
 void WeightedLayer::mask_by_relu(const Portion& portion) const {
-  const auto* dst = static_cast<const float*>(portion.dst);
-  auto* diff_dst = static_cast<float*>(portion.diff_dst);
-  const auto elements = static_cast<int64_t>(dst_desc_.get_size() / sizeof(float));
-  parallel_for(context_.threads, elements, [&](int64_t begin, int64_t end) {
-    relu_backward(DataType::kF32, end - begin, dst + begin, diff_dst + begin);
+  const int64_t elements = onednn::layout_of(dst_desc_).padded_elements();
+  context_.timed(mask_kernel_, &KernelTime::kernel_ns, [&] {
+    parallel_for(context_.threads, elements, [&](int64_t begin, int64_t end) {
+      relu_backward(context_.type, end - begin, element(context_.type, portion.dst, begin),
+                    element(context_.type, portion.diff_dst, begin));
+    });
   });
 }
 
+// Adds one portion's gradients to those of the portions before it.
 void WeightedLayer::add_to(float* sum, const float* addend, int64_t count) const {
-  parallel_for(context_.threads, count, [&](int64_t begin, int64_t end) {
-    add(end - begin, sum + begin, addend + begin, sum + begin);
+  context_.timed(backward_weights_.kernel, &KernelTime::kernel_ns, [&] {
+    parallel_for(context_.threads, count, [&](int64_t begin, int64_t end) {
+      add(end - begin, sum + begin, addend + begin, sum + begin);
+    });
   });
 }
 
@@ -232,7 +252,7 @@ void WeightedLayer::backward(const Portion& portion, const float* weights, float
   onednn::move_to(portion.src, src_);
   onednn::move_to(portion.diff_dst, diff_dst_);
   onednn::move_to(own_weights, diff_weights_);
-  onednn::move_to(own_bias, diff_bias_);
+  if (bias_count_ > 0) onednn::move_to(own_bias, diff_bias_);
   run(backward_weights_, {input_view, pad}, true);
   if (!portion.first) {
     add_to(sum_weights, own_weights, weight_count_);

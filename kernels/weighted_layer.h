@@ -3,7 +3,8 @@
 //
 // The master layout is the one that backward-weights picks, since it writes there. The other passes are tried
 // with it; a pass whose kernel gets worse by that keeps the layout of its own choice and reads a view: a copy
-// of the weights, reordered into scratch right before the pass.
+// of the weights, reordered into scratch right before the pass. In bf16 both always do: weights and their
+// gradients are fp32, activations, their gradients and the views bf16.
 #pragma once
 
 #include <functional>
@@ -23,10 +24,14 @@ struct WeightedLayerPlan {
   onednn::Dims weight_dims;
   int64_t fan_in = 0;
   onednn::Desc src, dst;
+  onednn::Desc diff_dst;  // as dst; but for the logits, which are always fp32, in the type of activations
   PassMaker forward;
   std::function<dnnl::primitive_desc(const onednn::Desc& src, const onednn::Desc& weights)> backward_weights;
   PassMaker backward_data;  // empty where the input needs no gradient
 };
+
+// Layout of the layer's bias; Desc() without one.
+onednn::Desc bias_desc(const LayerSpec& spec);
 
 class WeightedLayer final : public Layer {
  public:
@@ -37,7 +42,7 @@ class WeightedLayer final : public Layer {
 
   const dnnl::memory::desc& dst_desc() const override { return dst_desc_; }
   LayerNeeds needs() const override;
-  void describe(int index, NetworkPlan& plan) const override;
+  void describe(int index, NetworkPlan& plan) override;
   void set_parameter_offsets(std::span<const int64_t> offsets) override;
   void forward(const Portion& portion, const float* weights) override;
   void backward(const Portion& portion, const float* weights, float* gradients) override;
@@ -52,6 +57,7 @@ class WeightedLayer final : public Layer {
     onednn::BoundPrimitive primitive;
     onednn::BoundPrimitive view;
     dnnl::memory viewed, scratchpad, view_scratchpad;
+    int kernel = 0;  // its number in the network's plan
 
     // Whole cache lines.
     int64_t view_bytes() const;
@@ -72,19 +78,20 @@ class WeightedLayer final : public Layer {
   void run(Pass& pass, const Scratch& scratch, bool make_view) const;
   void mask_by_relu(const Portion& portion) const;
   void add_to(float* sum, const float* addend, int64_t count) const;
-  KernelPlan kernel_of(const char* name, const Pass& pass) const;
+  void plan_kernel(const char* name, Pass& pass, NetworkPlan& plan) const;
 
   LayerContext context_;
   std::string name_;
-  int64_t fan_in_, weight_count_, bias_count_;  // counts of stored elements
+  int64_t fan_in_, weight_count_, bias_count_;  // counts of stored elements; no bias: 0
   bool mask_gradient_;
-  onednn::Desc src_desc_, dst_desc_, master_desc_, bias_desc_;
+  onednn::Desc src_desc_, dst_desc_, diff_dst_desc_, master_desc_, bias_desc_;
   Pass backward_weights_, forward_;
   std::optional<Pass> backward_data_;
 
   dnnl::memory src_, dst_, diff_src_, diff_dst_;
   dnnl::memory weights_, bias_, diff_weights_, diff_bias_;
   int64_t weights_offset_ = 0, bias_offset_ = 0;
+  int mask_kernel_ = 0;  // its number in the network's plan
 };
 
 }  // namespace annulus

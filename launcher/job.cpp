@@ -23,9 +23,9 @@ namespace {
 // SimpleCNN.
 constexpr int64_t kWorkerOverheadBytes = int64_t{32} << 20;
 
-NetworkPlan ask_planner(const NetworkSpec& spec, int64_t batch, int threads) {
+NetworkPlan ask_planner(const NetworkSpec& spec, const NetworkOptions& options) {
   const std::string text = run_helper("annulus:plan", [&](int output) {
-    const Network network(spec, batch, threads);
+    const Network network(spec, options);
     return write_all(output, nlohmann::json(network.plan()).dump()) ? 0 : 1;
   });
   return nlohmann::json::parse(text).get<NetworkPlan>();
@@ -68,7 +68,7 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
 
   const StepSchedule schedule(resolved, dataset.train_count);
   const NetworkSpec spec = make_network(resolved.model, dataset.shape, dataset.classes);
-  NetworkPlan network = ask_planner(spec, nominal_shard(resolved), resolved.threads_per_worker);
+  NetworkPlan network = ask_planner(spec, network_options(resolved, {}));
   BucketPlan buckets = plan_buckets(network, static_cast<int64_t>(resolved.bucket_mb * (1 << 20)));
   int64_t largest_bucket = 0;
   for (const BucketExtent& bucket : buckets.extents) {

@@ -19,42 +19,58 @@ BucketPlan plan_buckets(const NetworkPlan& plan, int64_t bucket_bytes) {
   const std::vector<ParameterPlan>& parameters = plan.parameters;
   const int count = static_cast<int>(parameters.size());
   const int64_t capacity = std::max<int64_t>(bucket_bytes / sizeof(float), 1);
-  int64_t total = 0;
-  for (const ParameterPlan& parameter : parameters) total += elements_of(parameter);
+  std::vector<int> trained, statistics;  // numbers of parameters
+  int64_t total = 0;                     // elements of the former
+  for (int i = 0; i < count; ++i) {
+    (is_statistic(parameters[i].role) ? statistics : trained).push_back(i);
+    if (!is_statistic(parameters[i].role)) total += elements_of(parameters[i]);
+  }
 
-  // Parameters below `last` belong to the last bucket. A layer's parameters stay together.
+  // The first `last` of those that are trained belong to their last bucket. A layer's parameters stay
+  // together.
+  const int trained_count = static_cast<int>(trained.size());
   const int64_t last_capacity =
       std::min({kLastBucketBytes / static_cast<int64_t>(sizeof(float)), capacity, total / 8});
   int last = 0;
-  for (int64_t size = 0; last < count; ++last) {
-    size += elements_of(parameters[last]);
+  for (int64_t size = 0; last < trained_count; ++last) {
+    size += elements_of(parameters[trained[last]]);
     if (size > last_capacity) break;
   }
-  while (last > 0 && last < count && parameters[last].layer == parameters[last - 1].layer) --last;
+  const auto layer_of = [&](int k) { return parameters[trained[k]].layer; };
+  while (last > 0 && last < trained_count && layer_of(last) == layer_of(last - 1)) --last;
 
   BucketPlan buckets;
   buckets.bucket_of.resize(count);
   buckets.offsets.resize(count);
   int64_t filled = 0;  // of the bucket under way
   const auto close = [&] {
+    if (buckets.extents.empty()) return;
     BucketExtent& extent = buckets.extents.back();
     extent.blocks = round_up(filled, kBlockElements) / kBlockElements;
     buckets.elements += extent.blocks * kBlockElements;
   };
-  for (int i = count - 1; i >= 0; --i) {
-    const int64_t size = elements_of(parameters[i]);
-    if (buckets.extents.empty() || filled + size > capacity || i == last - 1) {
-      if (!buckets.extents.empty()) close();
-      buckets.extents.push_back({buckets.elements, 0});
-      buckets.first_layer.push_back(0);
-      filled = 0;
-    }
+  const auto open = [&] {
+    close();
+    buckets.extents.push_back({buckets.elements, 0});
+    buckets.first_layer.push_back(0);
+    filled = 0;
+  };
+  const auto append = [&](int i) {
     buckets.bucket_of[i] = static_cast<int>(buckets.extents.size()) - 1;
     buckets.offsets[i] = buckets.elements + filled;
-    buckets.first_layer.back() = parameters[i].layer;
-    filled += size;
+    filled += elements_of(parameters[i]);
+  };
+  for (int k = trained_count - 1; k >= 0; --k) {
+    const int64_t size = elements_of(parameters[trained[k]]);
+    if (buckets.extents.empty() || filled + size > capacity || k == last - 1) open();
+    append(trained[k]);
+    buckets.first_layer.back() = layer_of(k);
   }
+  if (!statistics.empty()) open();
+  buckets.statistics = buckets.elements;
+  for (const int i : statistics) append(i);
   close();
+  if (statistics.empty()) buckets.statistics = buckets.elements;
   return buckets;
 }
 

@@ -20,14 +20,18 @@ struct BucketPlan {
   std::vector<int> bucket_of;    // per parameter
   std::vector<int64_t> offsets;  // per parameter: elements from the base
   int64_t elements = 0;          // of any array of parameters, padding included
+  int64_t statistics = 0;        // elements from here on are running statistics
 
   // Buckets that the forward pass of each stage reads; bucket numbers ascend.
   std::vector<std::vector<int>> buckets_by_stage(const NetworkPlan& plan) const;
 };
 
+// Running statistics have the last bucket to themselves, because they are not updated as the others are
+// (runtime/worker.cpp); layer 0 completes it.
+//
 // Fills buckets of at most `bucket_bytes` with parameters in reverse order of use (a parameter larger than
-// that gets one of its own). The parameters that forward uses first form a small last bucket, of at most 1
-// MiB and an eighth of the model: its update alone cannot hide behind backward.
+// that gets one of its own). The parameters that forward uses first form a small last bucket of their own, of
+// at most 1 MiB and an eighth of the model: its update alone cannot hide behind backward.
 BucketPlan plan_buckets(const NetworkPlan& plan, int64_t bucket_bytes);
 
 }  // namespace annulus

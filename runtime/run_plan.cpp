@@ -18,6 +18,14 @@ int64_t nominal_shard(const TrainConfig& config) {
   return (config.batch_size + config.shards - 1) / config.shards;
 }
 
+NetworkOptions network_options(const TrainConfig& config, const MeasuredAlgorithms& algorithms) {
+  return {.images = nominal_shard(config),
+          .threads = config.threads_per_worker,
+          .type = config.precision == "bf16" ? DataType::kBf16 : DataType::kF32,
+          .algorithms = algorithms,
+          .staging = std::nullopt};
+}
+
 Algorithm algorithm_named(const std::string& name) {
   if (name == "ring") return Algorithm::kRing;
   if (name == "hierarchical") return Algorithm::kHierarchical;

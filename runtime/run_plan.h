@@ -5,8 +5,7 @@
 #include <string>
 
 #include "collectives/exchange.h"
-#include "kernels/network_plan.h"
-#include "kernels/network_spec.h"
+#include "kernels/network.h"
 #include "runtime/buckets.h"
 #include "runtime/dataset.h"
 #include "runtime/segment_layout.h"
@@ -19,6 +18,7 @@ struct RunPlan {
   TrainConfig config;  // resolved: workers and shards are numbers
   DatasetInfo dataset;
   NetworkSpec spec;
+  MeasuredAlgorithms algorithms = {};  // what --tune chose
   NetworkPlan network;
   BucketPlan buckets;
   StepSchedule schedule;
@@ -33,6 +33,9 @@ struct RunPlan {
 
 // Images that the primitives are made for: the largest shard of a full batch.
 int64_t nominal_shard(const TrainConfig& config);
+
+// How a run's network is made, by the planner and by every worker.
+NetworkOptions network_options(const TrainConfig& config, const MeasuredAlgorithms& algorithms);
 
 Algorithm algorithm_named(const std::string& name);  // direct, ring or hierarchical
 // That of a resolved configuration.

@@ -28,6 +28,7 @@ struct TrainConfig {
   std::string last_batch = "keep";  // keep, drop
 
   // With which arithmetic.
+  std::string precision = "fp32";      // fp32, bf16
   std::string optimizer = "momentum";  // sgd, momentum, nesterov
   double learning_rate = 0.04;
   double momentum = 0.9;

@@ -65,7 +65,7 @@ void Worker::enter(RankState state) {
 }
 
 void Worker::prepare() {
-  network_ = std::make_unique<Network>(run_.spec, nominal_shard(run_.config), run_.config.threads_per_worker);
+  network_ = std::make_unique<Network>(run_.spec, network_options(run_.config, run_.algorithms));
   if (network_->plan().hash() != header_.plan_hash) {
     throw StepError(
         fmt::format("rank {} plans other kernels than the planner did (plan {:016x}, here {:016x}): results "
@@ -143,6 +143,8 @@ bool Worker::step(uint32_t step) {
     const bool empty = part.count() == 0;
     if (!empty) {
       load_images(images, part);
+      const float share = static_cast<float>(part.count()) / static_cast<float>(images.count);
+      network_->begin({.training = true, .images = part.count(), .share = share});
       forward(weights, version, std::exchange(unseen, false));
       loss += network_->loss({labels_.data(), static_cast<std::size_t>(part.count())}, 1.0f / images.count);
     }
@@ -307,6 +309,7 @@ void Worker::evaluate(int64_t epoch, uint32_t step) {
                     out + i * pixels);
     }
     std::fill(out + count * pixels, out + network_->input().size(), 0.0f);
+    network_->begin({.training = false, .images = count});
     forward(weights, step, false);
     sum += network_->loss(data_.test_labels.subspan(begin, count), 0.0f);
     waiter_.check_abort();

@@ -21,9 +21,12 @@ namespace annulus {
 class NetworkHarness {
  public:
   NetworkHarness(const NetworkSpec& spec, int64_t batch, int threads = 1)
-      : NetworkHarness(spec, plan_stages(spec, batch, threads), threads) {}
+      : NetworkHarness(spec, NetworkOptions{.images = batch, .threads = threads}) {}
   NetworkHarness(const NetworkSpec& spec, const Staging& staging, int threads = 1)
-      : spec_(spec), network_(spec, staging, threads) {
+      : NetworkHarness(spec,
+                       NetworkOptions{.images = staging.batch, .threads = threads, .staging = staging}) {}
+  NetworkHarness(const NetworkSpec& spec, const NetworkOptions& options)
+      : spec_(spec), network_(spec, options) {
     for (const ParameterPlan& parameter : plan().parameters) {
       offsets_.push_back(elements_);
       elements_ += (parameter.layout.padded_elements() + 63) / 64 * 64;
@@ -73,6 +76,7 @@ class NetworkHarness {
   LossSum step(int64_t images, float scale) {
     auto input = network_.input();
     std::fill(input.begin() + images * spec_.input.pixels(), input.end(), 0.0F);
+    network_.begin({.training = true, .images = images, .share = scale * static_cast<float>(images)});
     for (int stage = 0; stage < plan().stage_count(); ++stage) {
       for (int k = 0; k < network_.portions(stage); ++k) network_.forward(stage, k, weights_);
     }

@@ -40,7 +40,7 @@ TEST(NetworkPlan, SurvivesTheWayThroughJson) {
 }
 
 // The hash travels between processes and into the records of runs, so a change of it is a change of format.
-TEST(NetworkPlan, HashIsTheSameInEveryBuild) { EXPECT_EQ(make_plan().hash(), 721887781380601987U); }
+TEST(NetworkPlan, HashIsTheSameInEveryBuild) { EXPECT_EQ(make_plan().hash(), 10194826798087452732U); }
 
 TEST(NetworkPlan, HashSeesEveryField) {
   const uint64_t hash = make_plan().hash();
@@ -57,7 +57,9 @@ TEST(NetworkPlan, HashSeesEveryField) {
   EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.arena_bytes = 64; }));
   EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.stages[0].portion = 4; }));
   EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.stages.pop_back(); }));
+  EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.type = DataType::kBf16; }));
   EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.parameters[0].layout.strides[1] *= 2; }));
+  EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.parameters[0].role = ParameterRole::kScale; }));
   EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.kernels[0].implementation = "ref"; }));
   EXPECT_TRUE(changed([](NetworkPlan& plan) { plan.kernels[1].view = false; }));
 }

@@ -52,8 +52,8 @@ TEST(Stages, OfSimpleCnnAreTheTrunkAndEachLinearLayer) {
   EXPECT_EQ(staging.stages, stages(4, 4, 6, 128));
   // pool1 reads and writes the most.
   const int64_t eight_images = 8 * 4 * (32 * 30 * 30 + 32 * 15 * 15);
-  EXPECT_EQ(plan_stages(spec, 128, 1, eight_images - 1).stages, stages(4, 4, 6, 128));
-  EXPECT_EQ(plan_stages(spec, 128, 1, eight_images).stages, stages(4, 8, 6, 128));
+  EXPECT_EQ(plan_stages(spec, 128, 1, DataType::kF32, eight_images - 1).stages, stages(4, 4, 6, 128));
+  EXPECT_EQ(plan_stages(spec, 128, 1, DataType::kF32, eight_images).stages, stages(4, 8, 6, 128));
 }
 
 TEST(Stages, OfNetworksWithoutATrunkTakeAllImagesAtOnce) {

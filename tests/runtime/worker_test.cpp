@@ -143,7 +143,7 @@ class Training {
   static RunPlan plan(const NetworkSpec& spec, const TrainConfig& config, int domains) {
     DatasetInfo dataset = describe_synthetic(spec.input, kClasses, 31, 17);
     dataset.normalization = {.mean = {0.5f}, .stddev = {0.25f}};
-    NetworkPlan network = Network(spec, nominal_shard(config), 1).plan();
+    NetworkPlan network = Network(spec, network_options(config, {})).plan();
     BucketPlan buckets = plan_buckets(network, 1000);  // several, though the model is tiny
     return {.config = config,
             .dataset = dataset,
@@ -253,7 +253,7 @@ class SerialRun {
   explicit SerialRun(const Training& training)
       : run_(training.run()),
         data_(training.segment().data(run_.dataset)),
-        network_(run_.spec, nominal_shard(run_.config), 1),
+        network_(run_.spec, network_options(run_.config, {})),
         arena_(network_.plan().arena_bytes),
         labels_(nominal_shard(run_.config)) {
     network_.bind_arena(arena_.bytes());
@@ -326,6 +326,8 @@ class SerialRun {
       labels_[i] = data_.train_labels[image];
     }
     const int stages = run_.network.stage_count();
+    network_.begin({.images = part.count(),
+                    .share = static_cast<float>(part.count()) / static_cast<float>(images.count)});
     for (int stage = 0; stage < stages; ++stage) {
       for (int portion = 0; portion < network_.portions(stage); ++portion) {
         network_.forward(stage, portion, read.data());
