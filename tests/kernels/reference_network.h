@@ -14,27 +14,50 @@ using Doubles = std::vector<double>;
 
 class ReferenceNetwork {
  public:
-  explicit ReferenceNetwork(const NetworkSpec& spec) : spec_(spec) {}
+  static constexpr double kBatchNormEpsilon = 1e-5;
 
-  // Parameters as NetworkPlan lists them, in row-major order. `input`: images x channels x height x width.
+  explicit ReferenceNetwork(const NetworkSpec& spec) : spec_(spec), shapes_(activation_shapes(spec)) {}
+
+  // Parameters as NetworkPlan lists them, in row-major order: of each layer weight, then bias if it has one;
+  // of a batch norm also running_mean and running_var, which training does not read: mean and variance are
+  // those of the given images. `input`: images x channels x height x width.
   Doubles logits(const std::vector<Doubles>& parameters, const Doubles& input, int images) const {
-    Doubles x = input;
-    ImageShape shape = spec_.input;
-    size_t next = 0;
-    for (const LayerSpec& layer : spec_.layers) {
-      const ImageShape out = output_shape(layer, shape);
-      if (layer.kind == LayerKind::kMaxPool) {
-        x = max_pool(layer, x, shape, out, images);
-      } else {
-        // A linear layer is a convolution whose filter covers the image.
-        const bool linear = layer.kind == LayerKind::kLinear;
-        const int height = linear ? shape.height : layer.kernel, width = linear ? shape.width : layer.kernel;
-        x = convolution(layer, height, width, x, parameters[next], parameters[next + 1], shape, out, images);
-        next += 2;
+    std::vector<Doubles> activations{input};
+    const Doubles* next = parameters.data();
+    for (int index = 0; index < static_cast<int>(spec_.layers.size()); ++index) {
+      const LayerSpec& layer = spec_.layers[index];
+      const Doubles& x = activations[input_of(spec_, index)];
+      const ImageShape &in = shapes_[input_of(spec_, index)], &out = shapes_[index + 1];
+      Doubles y;
+      switch (layer.kind) {
+        case LayerKind::kConvolution:
+        case LayerKind::kLinear:
+          y = convolution(layer, x, next, in, out, images);
+          next += layer.bias ? 2 : 1;
+          break;
+        case LayerKind::kBatchNorm:
+          y = batch_norm(x, next, in, images);
+          next += 4;
+          break;
+        case LayerKind::kMaxPool:
+          y = max_pool(layer, x, in, out, images);
+          break;
+        case LayerKind::kAveragePool:
+          y = average_pool(x, in, images);
+          break;
+        case LayerKind::kAdd:
+          y = x;
+          break;
       }
-      shape = out;
+      if (layer.addend != kNoActivation) {
+        for (size_t i = 0; i < y.size(); ++i) y[i] += activations[layer.addend][i];
+      }
+      if (layer.relu) {
+        for (double& value : y) value = std::max(value, 0.0);
+      }
+      activations.push_back(std::move(y));
     }
-    return x;
+    return activations.back();
   }
 
   // Sum over images of softmax cross-entropy, times `scale`.
@@ -53,29 +76,34 @@ class ReferenceNetwork {
   }
 
  private:
-  static Doubles convolution(const LayerSpec& layer, int filter_height, int filter_width, const Doubles& x,
-                             const Doubles& weights, const Doubles& bias, const ImageShape& in,
-                             const ImageShape& out, int images) {
+  // A linear layer is a convolution whose filter covers the image.
+  static Doubles convolution(const LayerSpec& layer, const Doubles& x, const Doubles* parameters,
+                             const ImageShape& in, const ImageShape& out, int images) {
+    const bool linear = layer.kind == LayerKind::kLinear;
+    const int filter_height = linear ? in.height : layer.kernel;
+    const int filter_width = linear ? in.width : layer.kernel;
+    const int stride = stride_of(layer);
+    const Doubles& weights = parameters[0];
     Doubles y(images * out.pixels());
     size_t place = 0;
     for (int n = 0; n < images; ++n) {
       for (int o = 0; o < out.channels; ++o) {
         for (int row = 0; row < out.height; ++row) {
           for (int column = 0; column < out.width; ++column) {
-            double sum = bias[o];
+            double sum = layer.bias ? parameters[1][o] : 0;
             for (int c = 0; c < in.channels; ++c) {
               for (int i = 0; i < filter_height; ++i) {
-                const int from_row = row + i - layer.padding;
+                const int from_row = row * stride + i - layer.padding;
                 if (from_row < 0 || from_row >= in.height) continue;
                 for (int j = 0; j < filter_width; ++j) {
-                  const int from_column = column + j - layer.padding;
+                  const int from_column = column * stride + j - layer.padding;
                   if (from_column < 0 || from_column >= in.width) continue;
                   sum += x[((n * in.channels + c) * in.height + from_row) * in.width + from_column] *
                          weights[((o * in.channels + c) * filter_height + i) * filter_width + j];
                 }
               }
             }
-            y[place++] = layer.relu ? std::max(sum, 0.0) : sum;
+            y[place++] = sum;
           }
         }
       }
@@ -83,8 +111,32 @@ class ReferenceNetwork {
     return y;
   }
 
+  // The variance is the biased one, over all images and pixels of a channel.
+  static Doubles batch_norm(const Doubles& x, const Doubles* parameters, const ImageShape& in, int images) {
+    const Doubles &weight = parameters[0], &bias = parameters[1];
+    const int pixels = in.height * in.width;
+    const double count = double(images) * pixels;
+    Doubles y(x.size());
+    for (int c = 0; c < in.channels; ++c) {
+      const auto each = [&](const auto& visit) {
+        for (int n = 0; n < images; ++n) {
+          for (int i = 0; i < pixels; ++i) visit((n * in.channels + c) * pixels + i);
+        }
+      };
+      double sum = 0, squares = 0;
+      each([&](size_t i) { sum += x[i]; });
+      const double mean = sum / count;
+      each([&](size_t i) { squares += (x[i] - mean) * (x[i] - mean); });
+      const double factor = weight[c] / std::sqrt(squares / count + kBatchNormEpsilon);
+      each([&](size_t i) { y[i] = (x[i] - mean) * factor + bias[c]; });
+    }
+    return y;
+  }
+
+  // Padding is left out of the windows.
   static Doubles max_pool(const LayerSpec& layer, const Doubles& x, const ImageShape& in,
                           const ImageShape& out, int images) {
+    const int stride = stride_of(layer);
     Doubles y(images * out.pixels());
     size_t place = 0;
     for (int plane = 0; plane < images * in.channels; ++plane) {
@@ -92,8 +144,11 @@ class ReferenceNetwork {
         for (int column = 0; column < out.width; ++column) {
           double largest = -INFINITY;
           for (int i = 0; i < layer.kernel; ++i) {
+            const int from_row = row * stride + i - layer.padding;
+            if (from_row < 0 || from_row >= in.height) continue;
             for (int j = 0; j < layer.kernel; ++j) {
-              const int from_row = row * layer.kernel + i, from_column = column * layer.kernel + j;
+              const int from_column = column * stride + j - layer.padding;
+              if (from_column < 0 || from_column >= in.width) continue;
               largest = std::max(largest, x[(plane * in.height + from_row) * in.width + from_column]);
             }
           }
@@ -104,7 +159,18 @@ class ReferenceNetwork {
     return y;
   }
 
+  static Doubles average_pool(const Doubles& x, const ImageShape& in, int images) {
+    const int pixels = in.height * in.width;
+    Doubles y(images * in.channels);
+    for (size_t plane = 0; plane < y.size(); ++plane) {
+      for (int i = 0; i < pixels; ++i) y[plane] += x[plane * pixels + i];
+      y[plane] /= pixels;
+    }
+    return y;
+  }
+
   NetworkSpec spec_;
+  std::vector<ImageShape> shapes_;  // of all activations
 };
 
 }  // namespace annulus
