@@ -37,6 +37,6 @@ int64_t nominal_shard(const TrainConfig& config);
 Algorithm algorithm_named(const std::string& name);  // direct, ring or hierarchical
 // That of a resolved configuration.
 Algorithm algorithm_of(const TrainConfig& config);
-bool has_moments(const TrainConfig& config);  // whether the optimizer keeps a moment per parameter
+int moment_arrays(const TrainConfig& config);  // how many moments the optimizer keeps per parameter
 
 }  // namespace annulus

@@ -28,11 +28,12 @@ struct TrainConfig {
   std::string last_batch = "keep";  // keep, drop
 
   // With which arithmetic.
-  std::string optimizer = "momentum";  // sgd, momentum, nesterov
+  std::string optimizer = "momentum";  // sgd, momentum, nesterov, adam, adamw
   double learning_rate = 0.04;
   double momentum = 0.9;
   double weight_decay = 0;
-  std::string schedule = "cosine";  // constant, cosine
+  std::optional<double> beta1, beta2, epsilon;  // of adam and adamw; absent: AdamOptions' (kernels/adam.h)
+  std::string schedule = "cosine";              // constant, cosine
   bool augment = false;
   uint64_t seed = 1;
 
@@ -47,5 +48,9 @@ struct TrainConfig {
   double deadline = 10;  // seconds without a heartbeat after which a worker counts as hung
   bool quiet = false;
 };
+
+inline bool uses_adam(const TrainConfig& config) {
+  return config.optimizer == "adam" || config.optimizer == "adamw";
+}
 
 }  // namespace annulus
