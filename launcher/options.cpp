@@ -165,7 +165,15 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
                fmt::format("pull of every weight towards zero; adamw: apart from the gradient, and {} unless "
                            "given",
                            kAdamWWeightDecay));
-  table.choice("schedule", config.schedule, {"constant", "cosine"}, "the learning rate over the run");
+  table.choice("schedule", config.schedule, {"constant", "step", "cosine"}, "the learning rate over the run");
+  table.whole("warmup", "N", config.warmup, 0, most_steps,
+              "steps over which the learning rate rises from 0, before the schedule takes over");
+  table
+      .whole("decay-every", "EPOCHS", config.decay_every, 1, most_images,
+             "schedule step: epochs between two drops of the learning rate")
+      .default_text = std::to_string(kDecayEvery);
+  table.number("decay-factor", "F", config.decay_factor, {.low = 0, .low_included = false, .high = 1},
+               "schedule step: what the learning rate is multiplied by", fmt::format("{}", kDecayFactor));
   table.on_off("augment", config.augment, "vary the training images at random");
   table.whole("seed", "N", config.seed, "decides initial weights, order of the images and augmentation");
 
@@ -192,6 +200,28 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
                "how long a worker may show no sign of life");
   table.bare_switch("quiet", config.quiet, "no progress lines, only the summary");
   return table;
+}
+
+// As settle_optimizer, for what only --schedule step has.
+void settle_schedule(const OptionTable& table, TrainConfig& config) {
+  if (config.schedule == "step") {
+    config.decay_every = config.decay_every.value_or(kDecayEvery);
+    config.decay_factor = config.decay_factor.value_or(kDecayFactor);
+    return;
+  }
+  const OptionLevel named = std::max(table.level("schedule"), OptionLevel::file);
+  if (table.level("decay-every") < named) config.decay_every.reset();
+  if (table.level("decay-factor") < named) config.decay_factor.reset();
+}
+
+void check_schedule(const TrainConfig& config) {
+  const auto refuse = [&](const char* name, auto value) {
+    throw UserError::format("--{} {}: --schedule {} has no drops; leave it out, or give --schedule step",
+                            name, value, config.schedule);
+  };
+  if (config.schedule == "step") return;
+  if (config.decay_every) refuse("decay-every", *config.decay_every);
+  if (config.decay_factor) refuse("decay-factor", *config.decay_factor);
 }
 
 // What an optimizer does not have (sgd and adam: momentum; all but adam and adamw: betas and epsilon) and
@@ -240,6 +270,7 @@ TrainConfig parse_train(int argc, const char* const* argv) {
   OptionTable table = train_table(config, config_file);
   table.parse(argc, argv);
   settle_optimizer(table, config);
+  settle_schedule(table, config);
   // The saved configuration must find the data from any working directory.
   if (!config.data.empty()) config.data = std::filesystem::absolute(config.data).lexically_normal().string();
   return config;
@@ -391,6 +422,7 @@ std::vector<std::string> check_combinations(const TrainConfig& config, int worke
         config.shards == 0 ? "--workers" : "--shards", config.batch_size);
   }
   check_optimizer(config);
+  check_schedule(config);
   if (shards % workers != 0) {
     const int64_t most = (shards + workers - 1) / workers;
     const double even = static_cast<double>(shards) / workers;

@@ -317,6 +317,10 @@ TEST(Options, NumbersOutOfRangeAreRefused) {
                                                                 {"--momentum", "1"},
                                                                 {"--momentum", "-0.1"},
                                                                 {"--weight-decay", "-1"},
+                                                                {"--warmup", "-1"},
+                                                                {"--decay-every", "0"},
+                                                                {"--decay-factor", "0"},
+                                                                {"--decay-factor", "1.1"},
                                                                 {"--beta1", "1"},
                                                                 {"--beta2", "-0.1"},
                                                                 {"--epsilon", "0"},
@@ -439,6 +443,27 @@ TEST(Options, WhatTheOptimizerDoesNotHaveIsRefused) {
             "--beta2 0.99: momentum has none; leave it out, or give --optimizer adam or adamw");
   EXPECT_EQ(refused({"--optimizer", "nesterov", "--epsilon", "0.1"}),
             "--epsilon 0.1: nesterov has none; leave it out, or give --optimizer adam or adamw");
+}
+
+TEST(Options, OnlyTheScheduleStepHasDrops) {
+  const TrainConfig step = train({"--schedule", "step", "--warmup", "50"});
+  EXPECT_EQ(step.decay_every, 30);
+  EXPECT_EQ(step.decay_factor, 0.1);
+  EXPECT_EQ(step.warmup, 50);
+  const TrainConfig given =
+      train({"--schedule", "step", "--decay-every", "10", "--decay-factor", "0.5", "--warmup", "7"});
+  EXPECT_EQ(given.decay_every, 10);
+  EXPECT_EQ(given.decay_factor, 0.5);
+  const ConfigFile saved(to_yaml(given));
+  EXPECT_EQ(to_yaml(train({"--config", saved.path()})), to_yaml(given));
+  EXPECT_TRUE(check_combinations(train({"--config", saved.path(), "--schedule", "cosine"}), 1).empty());
+  const auto refused = [](const Words& words) {
+    return refusal([&] { check_combinations(train(words), 1); });
+  };
+  EXPECT_EQ(refused({"--decay-every", "10"}),
+            "--decay-every 10: --schedule cosine has no drops; leave it out, or give --schedule step");
+  EXPECT_EQ(refused({"--schedule", "constant", "--decay-factor", "0.5"}),
+            "--decay-factor 0.5: --schedule constant has no drops; leave it out, or give --schedule step");
 }
 
 TEST(Options, ImpossibleCombinationsAreRefused) {
