@@ -23,12 +23,6 @@ struct SgdStep {
   bool nesterov = false;
 };
 
-// How the new generation is written. All ranks read the weights, their owner alone the moments.
-struct UpdateStores {
-  Store weights = Store::kCached;
-  Store moments = Store::kCached;
-};
-
 // n is a multiple of 64; all pointers 64-byte aligned; old and new do not overlap.
 void sgd_update(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,
                 const float* old_moments, float* new_weights, float* new_moments, UpdateStores stores = {});

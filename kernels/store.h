@@ -10,4 +10,11 @@ enum class Store : uint8_t {
   kStreaming,  // non-temporal: pays where results exceed the caches; needs a fence before they are handed on
 };
 
+// How an update writes the new generation. All ranks read the weights, their owner alone the moments, of
+// which there may be any number of arrays.
+struct UpdateStores {
+  Store weights = Store::kCached;
+  Store moments = Store::kCached;
+};
+
 }  // namespace annulus

@@ -152,6 +152,20 @@ Option& OptionTable::number(std::string name, std::string value_name, double& ta
   return add(std::move(option));
 }
 
+Option& OptionTable::number(std::string name, std::string value_name, std::optional<double>& target,
+                            NumberRange range, std::string help, std::string default_text) {
+  Option option;
+  option.name = std::move(name);
+  option.value_name = std::move(value_name);
+  option.help = std::move(help);
+  option.default_text = std::move(default_text);
+  option.read = [&target, range](const std::string& text, const std::string& where) {
+    target = read_number(text, where, range);
+  };
+  option.write = [&target] { return target ? std::optional(fmt::format("{}", *target)) : std::nullopt; };
+  return add(std::move(option));
+}
+
 Option& OptionTable::whole(std::string name, std::string value_name, int64_t& target, int64_t low,
                            int64_t high, std::string help) {
   return add(

@@ -68,6 +68,9 @@ class OptionTable {
   Option& choice(std::string name, std::string& target, std::vector<std::string> choices, std::string help);
   Option& number(std::string name, std::string value_name, double& target, NumberRange range,
                  std::string help);
+  // An option that is not set by default; `default_text` says for people what holds then.
+  Option& number(std::string name, std::string value_name, std::optional<double>& target, NumberRange range,
+                 std::string help, std::string default_text);
   Option& whole(std::string name, std::string value_name, int64_t& target, int64_t low, int64_t high,
                 std::string help);
   Option& whole(std::string name, std::string value_name, int& target, int low, int high, std::string help);

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "kernels/adam.h"
 #include "launcher/comm_threads.h"
 #include "launcher/cpu_list.h"
 #include "launcher/nearest_name.h"
@@ -19,6 +20,14 @@ constexpr int most_workers = kMostWorkers;
 constexpr int64_t most_images = 1'000'000'000;
 constexpr int64_t most_shards = 1'000'000;  // the plan lists them one by one
 constexpr int64_t most_steps = 1'000'000'000'000;
+
+// Usual values of adam and adamw where those of the others would not do.
+constexpr double kAdamLearningRate = 0.001;
+constexpr double kAdamWWeightDecay = 0.01;
+
+bool has_momentum(const TrainConfig& config) {
+  return config.optimizer == "momentum" || config.optimizer == "nesterov";
+}
 
 // One of `policies`, or a list of CPUs.
 void add_cpus(OptionTable& table, std::string name, std::string& target,
@@ -132,17 +141,39 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
                "what becomes of an epoch's last, smaller batch");
 
   table.section("With which arithmetic");
-  table.choice("optimizer", config.optimizer, {"sgd", "momentum", "nesterov"},
+  table.choice("optimizer", config.optimizer, {"sgd", "momentum", "nesterov", "adam", "adamw"},
                "how gradients change the weights");
-  table.number("lr", "RATE", config.learning_rate, {.low = 0, .low_included = false}, "learning rate");
+  table.number("lr", "RATE", config.learning_rate, {.low = 0, .low_included = false},
+               fmt::format("learning rate; adam and adamw: {} unless given", kAdamLearningRate));
   Option& momentum = table.number("momentum", "M", config.momentum, {.high = 1, .high_included = false},
-                                  "share of the last update that goes on; not with --optimizer sgd");
-  // Left out for sgd, so that a saved configuration and --optimizer momentum together mean the default.
+                                  "share of the last update that goes on; momentum and nesterov only");
+  // Left out for the others, so that a saved configuration and --optimizer momentum together mean the
+  // default.
   momentum.write = [&config] {
-    return config.optimizer == "sgd" ? std::nullopt : std::optional(fmt::format("{}", config.momentum));
+    return has_momentum(config) ? std::optional(fmt::format("{}", config.momentum)) : std::nullopt;
   };
-  table.number("weight-decay", "W", config.weight_decay, {}, "pull of every weight towards zero");
-  table.choice("schedule", config.schedule, {"constant", "cosine"}, "the learning rate over the run");
+  const AdamOptions adam;
+  const NumberRange share{.high = 1, .high_included = false};
+  table.number("beta1", "B", config.beta1, share, "adam, adamw: share of the mean gradient that is kept",
+               fmt::format("{}", adam.beta1));
+  table.number("beta2", "B", config.beta2, share, "adam, adamw: share of the mean square that is kept",
+               fmt::format("{}", adam.beta2));
+  // From here on it is not zero as a float.
+  table.number("epsilon", "E", config.epsilon, {.low = 1e-30},
+               "adam, adamw: added to the root of the mean square", fmt::format("{}", adam.epsilon));
+  table.number("weight-decay", "W", config.weight_decay, {},
+               fmt::format("pull of every weight towards zero; adamw: apart from the gradient, and {} unless "
+                           "given",
+                           kAdamWWeightDecay));
+  table.choice("schedule", config.schedule, {"constant", "step", "cosine"}, "the learning rate over the run");
+  table.whole("warmup", "N", config.warmup, 0, most_steps,
+              "steps over which the learning rate rises from 0, before the schedule takes over");
+  table
+      .whole("decay-every", "EPOCHS", config.decay_every, 1, most_images,
+             "schedule step: epochs between two drops of the learning rate")
+      .default_text = std::to_string(kDecayEvery);
+  table.number("decay-factor", "F", config.decay_factor, {.low = 0, .low_included = false, .high = 1},
+               "schedule step: what the learning rate is multiplied by", fmt::format("{}", kDecayFactor));
   table.on_off("augment", config.augment, "vary the training images at random");
   table.whole("seed", "N", config.seed, "decides initial weights, order of the images and augmentation");
 
@@ -171,13 +202,63 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
   return table;
 }
 
-// sgd has no momentum. One that stems from the defaults, or from a file whose optimizer the command line
-// replaced, was not meant for it; one that stands beside --optimizer sgd stays, for check_combinations to
-// refuse.
-void settle_momentum(const OptionTable& table, TrainConfig& config) {
-  if (config.optimizer == "sgd" &&
-      table.level("momentum") < std::max(table.level("optimizer"), OptionLevel::file)) {
-    config.momentum = 0;
+// As settle_optimizer, for what only --schedule step has.
+void settle_schedule(const OptionTable& table, TrainConfig& config) {
+  if (config.schedule == "step") {
+    config.decay_every = config.decay_every.value_or(kDecayEvery);
+    config.decay_factor = config.decay_factor.value_or(kDecayFactor);
+    return;
+  }
+  const OptionLevel named = std::max(table.level("schedule"), OptionLevel::file);
+  if (table.level("decay-every") < named) config.decay_every.reset();
+  if (table.level("decay-factor") < named) config.decay_factor.reset();
+}
+
+void check_schedule(const TrainConfig& config) {
+  const auto refuse = [&](const char* name, auto value) {
+    throw UserError::format("--{} {}: --schedule {} has no drops; leave it out, or give --schedule step",
+                            name, value, config.schedule);
+  };
+  if (config.schedule == "step") return;
+  if (config.decay_every) refuse("decay-every", *config.decay_every);
+  if (config.decay_factor) refuse("decay-factor", *config.decay_factor);
+}
+
+// What an optimizer does not have (sgd and adam: momentum; all but adam and adamw: betas and epsilon) and
+// that stems from the defaults, or from a file whose optimizer the command line replaced, was not meant for
+// it; one that stands beside the optimizer stays, for check_combinations to refuse. Where adam and adamw have
+// usual values of their own, these take the place of defaults, never of what was given.
+void settle_optimizer(const OptionTable& table, TrainConfig& config) {
+  const OptionLevel named = std::max(table.level("optimizer"), OptionLevel::file);
+  if (!has_momentum(config) && table.level("momentum") < named) config.momentum = 0;
+  if (!uses_adam(config)) {
+    if (table.level("beta1") < named) config.beta1.reset();
+    if (table.level("beta2") < named) config.beta2.reset();
+    if (table.level("epsilon") < named) config.epsilon.reset();
+    return;
+  }
+  const AdamOptions usual;
+  config.beta1 = config.beta1.value_or(usual.beta1);
+  config.beta2 = config.beta2.value_or(usual.beta2);
+  config.epsilon = config.epsilon.value_or(usual.epsilon);
+  if (table.level("lr") == OptionLevel::builtin) config.learning_rate = kAdamLearningRate;
+  if (config.optimizer == "adamw" && table.level("weight-decay") == OptionLevel::builtin) {
+    config.weight_decay = kAdamWWeightDecay;
+  }
+}
+
+void check_optimizer(const TrainConfig& config) {
+  if (!has_momentum(config) && config.momentum != 0) {
+    throw UserError::format(
+        "--momentum {}: {} has none; leave it out, or give --optimizer momentum or nesterov", config.momentum,
+        config.optimizer);
+  }
+  const std::pair<const char*, std::optional<double>> of_adam[] = {
+      {"beta1", config.beta1}, {"beta2", config.beta2}, {"epsilon", config.epsilon}};
+  for (const auto& [name, value] : of_adam) {
+    if (!value || uses_adam(config)) continue;
+    throw UserError::format("--{} {}: {} has none; leave it out, or give --optimizer adam or adamw", name,
+                            *value, config.optimizer);
   }
 }
 
@@ -188,7 +269,8 @@ TrainConfig parse_train(int argc, const char* const* argv) {
   std::string config_file;
   OptionTable table = train_table(config, config_file);
   table.parse(argc, argv);
-  settle_momentum(table, config);
+  settle_optimizer(table, config);
+  settle_schedule(table, config);
   // The saved configuration must find the data from any working directory.
   if (!config.data.empty()) config.data = std::filesystem::absolute(config.data).lexically_normal().string();
   return config;
@@ -212,7 +294,7 @@ TopoOptions parse_topo(int argc, const char* const* argv) {
   table.take(train, {"model", "dataset", "data", "batch-size", "shards", "optimizer", "algorithm",
                      "bucket-mb", "staleness", "comm-thread"});
   table.parse(argc, argv);
-  settle_momentum(table, options.config);
+  settle_optimizer(table, options.config);
   return options;
 }
 
@@ -339,11 +421,8 @@ std::vector<std::string> check_combinations(const TrainConfig& config, int worke
         config.batch_size, shards, config.shards == 0 ? " (one per worker)" : "", shards,
         config.shards == 0 ? "--workers" : "--shards", config.batch_size);
   }
-  if (config.optimizer == "sgd" && config.momentum != 0) {
-    throw UserError::format(
-        "--momentum {}: sgd has none; leave it out, or give --optimizer momentum or nesterov",
-        config.momentum);
-  }
+  check_optimizer(config);
+  check_schedule(config);
   if (shards % workers != 0) {
     const int64_t most = (shards + workers - 1) / workers;
     const double even = static_cast<double>(shards) / workers;

@@ -8,7 +8,7 @@ SegmentInputs RunPlan::segment_inputs() const {
           .algorithm = algorithm,
           .domains = domains,
           .buckets = buckets,
-          .state_arrays = has_moments(config) ? 2 : 1,
+          .state_arrays = 1 + moment_arrays(config),
           .staleness = config.staleness,
           .waiting_threads = comm_cpus.empty() ? 1 : 2,
           .dataset = dataset};
@@ -34,6 +34,9 @@ Algorithm algorithm_named(const std::string& name) {
 
 Algorithm algorithm_of(const TrainConfig& config) { return algorithm_named(config.algorithm); }
 
-bool has_moments(const TrainConfig& config) { return config.optimizer != "sgd"; }
+int moment_arrays(const TrainConfig& config) {
+  if (config.optimizer == "sgd") return 0;
+  return uses_adam(config) ? 2 : 1;
+}
 
 }  // namespace annulus

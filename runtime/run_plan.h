@@ -40,6 +40,6 @@ NetworkOptions network_options(const TrainConfig& config, const MeasuredAlgorith
 Algorithm algorithm_named(const std::string& name);  // direct, ring or hierarchical
 // That of a resolved configuration.
 Algorithm algorithm_of(const TrainConfig& config);
-bool has_moments(const TrainConfig& config);  // whether the optimizer keeps a moment per parameter
+int moment_arrays(const TrainConfig& config);  // how many moments the optimizer keeps per parameter
 
 }  // namespace annulus

@@ -38,8 +38,8 @@ class Segment {
   // Arrays of one generation (below SegmentInputs::weight_generations; moments: 0 or 1), and gradient buffer
   // `buffer` (below SegmentPlan::gradient_buffers) of a rank in a set: BucketPlan::elements floats each.
   float* weights(int generation) const { return state_array(generation * state_arrays_); }
-  float* moments(int generation) const {  // null where the optimizer has none
-    return state_arrays_ == 2 ? state_array(generation * state_arrays_ + 1) : nullptr;
+  float* moments(int generation, int array = 0) const {  // null where the optimizer has no such array
+    return array + 1 < state_arrays_ ? state_array(generation * state_arrays_ + 1 + array) : nullptr;
   }
   float* gradients(int rank, int buffer, int set = 0) const {
     return reinterpret_cast<float*>(base() + plan_.gradient_offsets[rank] +
@@ -48,7 +48,9 @@ class Segment {
   }
   // The generation that step `step` writes; 0: initial weights.
   float* weights_after(uint32_t step) const { return weights(static_cast<int>(step % weight_generations_)); }
-  float* moments_after(uint32_t step) const { return moments(static_cast<int>(step % 2)); }
+  float* moments_after(uint32_t step, int array = 0) const {
+    return moments(static_cast<int>(step % 2), array);
+  }
   DatasetView data(const DatasetInfo& info) const;
 
   // Makes every rank give up the step under way: its waits throw StepAborted.

@@ -123,7 +123,11 @@ SegmentPlan plan_segment(const SegmentInputs& inputs) {
                 {"rings", plan.rings.bytes},
                 {fmt::format("weights, {} generations", inputs.weight_generations()),
                  inputs.weight_generations() * plan.state_array_bytes}};
-  if (inputs.state_arrays == 2) plan.parts.push_back({"moments, 2 generations", 2 * plan.state_array_bytes});
+  if (inputs.state_arrays > 1) {
+    plan.parts.push_back(
+        {inputs.state_arrays == 2 ? "moments, 2 generations" : "moments, 2 arrays in 2 generations",
+         2 * (inputs.state_arrays - 1) * plan.state_array_bytes});
+  }
   plan.parts.push_back({inputs.gradient_sets() == 1 ? "gradients, all ranks" : "gradients, all ranks, 2 sets",
                         plan.gradients.bytes});
   plan.parts.push_back({"images and labels", plan.data.bytes});

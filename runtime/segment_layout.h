@@ -7,8 +7,8 @@
 //              rank's    any        receiver's  a slice's pages on    rank's node             all nodes of
 //              node      node       node        its owner's node                              ranks in turn
 //
-// With --staleness 1 there is a third generation of weights behind the two of weights and moments, and
-// gradients have two sets of buffers, not one.
+// There are 0, 1 or 2 arrays of moments. With --staleness 1 there is a third generation of weights behind the
+// two of weights and moments, and gradients have two sets of buffers, not one.
 //
 // Sections start on pages. Everything inside is 64-byte aligned, words of different ranks 128 bytes apart or
 // more. Who writes what is said at each field; nothing is allocated after the fork and no lock lives here.
@@ -45,7 +45,7 @@ struct SegmentHeader {
   uint64_t bytes;      // of the segment
   uint64_t plan_hash;  // NetworkPlan::hash()
   uint32_t buckets;
-  uint32_t state_arrays;        // 1: weights; 2: weights and moments
+  uint32_t state_arrays;        // of one generation: weights, and 0, 1 or 2 arrays of moments
   uint32_t weight_generations;  // step k's update writes weights k modulo this, and moments k modulo 2
   uint32_t gradient_sets;       // step k's gradients are in set k modulo this
   Section rank_parts, versions, rings, state, gradients, data;
@@ -99,7 +99,7 @@ struct SegmentInputs {
   Algorithm algorithm = Algorithm::kDirect;
   Domains domains;
   BucketPlan buckets;
-  int state_arrays = 2;     // 1: weights; 2: weights and moments
+  int state_arrays = 2;     // of one generation: weights, and 0, 1 or 2 arrays of moments
   int staleness = 0;        // 1: an update goes on while the next step computes
   int waiting_threads = 1;  // of each rank; 2: exchanges have threads of their own
   DatasetInfo dataset;

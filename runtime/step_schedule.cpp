@@ -13,7 +13,12 @@ StepSchedule::StepSchedule(const TrainConfig& config, int64_t images)
     : images_(images),
       batch_(config.batch_size),
       learning_rate_(config.learning_rate),
-      cosine_(config.schedule == "cosine") {
+      shape_(config.schedule == "cosine" ? Shape::kCosine
+             : config.schedule == "step" ? Shape::kStep
+                                         : Shape::kConstant),
+      warmup_(config.warmup),
+      decay_every_(config.decay_every.value_or(kDecayEvery)),
+      decay_factor_(config.decay_factor.value_or(kDecayFactor)) {
   const bool keep = config.last_batch == "keep";
   steps_per_epoch_ = keep ? (images + batch_ - 1) / batch_ : images / batch_;
   if (steps_per_epoch_ == 0) {
@@ -27,6 +32,10 @@ StepSchedule::StepSchedule(const TrainConfig& config, int64_t images)
   if (steps_ >= int64_t{1} << 31) {
     throw UserError::format("{} steps are too many: a run has less than 2^31; use fewer --epochs or --steps",
                             steps_);
+  }
+  if (warmup_ > steps_) {
+    throw UserError::format("--warmup {}: longer than the run of {} steps; give at most {}, or more {}",
+                            warmup_, steps_, steps_, config.steps ? "--steps" : "--epochs");
   }
 }
 
@@ -42,11 +51,17 @@ StepImages StepSchedule::images(int64_t step) const {
           .ends_epoch = in_epoch + 1 == steps_per_epoch_};
 }
 
-// Constant, or half a cosine from the given rate down to zero (Loshchilov and Hutter 2017, without restarts).
 float StepSchedule::learning_rate(int64_t step) const {
-  if (!cosine_) return static_cast<float>(learning_rate_);
-  const double done = static_cast<double>(step - 1) / static_cast<double>(steps_);
-  return static_cast<float>(learning_rate_ * 0.5 * (1 + std::cos(std::numbers::pi * done)));
+  double share = 1;
+  if (step <= warmup_) {
+    share = static_cast<double>(step) / static_cast<double>(warmup_);
+  } else if (shape_ == Shape::kStep) {
+    share = std::pow(decay_factor_, static_cast<double>(images(step).epoch / decay_every_));
+  } else if (shape_ == Shape::kCosine) {
+    const double done = static_cast<double>(step - 1 - warmup_) / static_cast<double>(steps_ - warmup_);
+    share = 0.5 * (1 + std::cos(std::numbers::pi * done));
+  }
+  return static_cast<float>(learning_rate_ * share);
 }
 
 }  // namespace annulus

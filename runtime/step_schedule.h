@@ -26,7 +26,8 @@ inline uint32_t version_read(uint32_t step, int staleness) {
 
 class StepSchedule {
  public:
-  // `images`: in the training set. Throws UserError if not even one batch is to be had.
+  // `images`: in the training set. Throws UserError if not even one batch is to be had, or if the warm-up is
+  // longer than the run.
   StepSchedule(const TrainConfig& config, int64_t images);
 
   int64_t steps() const { return steps_; }  // of the whole run
@@ -35,15 +36,26 @@ class StepSchedule {
 
   // `step` counts from 1.
   StepImages images(int64_t step) const;
+  // With a warm-up of N steps, step k <= N has k/N of the configured rate (Goyal et al., "Accurate, Large
+  // Minibatch SGD: Training ImageNet in 1 Hour", 2017). Then
+  //   constant  stays there
+  //   step      is multiplied by the factor every so many epochs, counted from the run's start
+  //   cosine    falls from there to zero by half a cosine over the remaining steps (Loshchilov and Hutter,
+  //             "SGDR", ICLR 2017, without restarts)
   float learning_rate(int64_t step) const;
 
  private:
+  enum class Shape { kConstant, kStep, kCosine };
+
   int64_t images_;
   int64_t batch_;
   int64_t steps_per_epoch_;
   int64_t steps_;
   double learning_rate_;
-  bool cosine_;
+  Shape shape_;
+  int64_t warmup_;
+  int64_t decay_every_;  // epochs
+  double decay_factor_;
 };
 
 }  // namespace annulus

@@ -29,11 +29,15 @@ struct TrainConfig {
 
   // With which arithmetic.
   std::string precision = "fp32";      // fp32, bf16
-  std::string optimizer = "momentum";  // sgd, momentum, nesterov
+  std::string optimizer = "momentum";  // sgd, momentum, nesterov, adam, adamw
   double learning_rate = 0.04;
   double momentum = 0.9;
   double weight_decay = 0;
-  std::string schedule = "cosine";  // constant, cosine
+  std::optional<double> beta1, beta2, epsilon;  // of adam and adamw; absent: AdamOptions' (kernels/adam.h)
+  std::string schedule = "cosine";              // constant, step, cosine
+  int64_t warmup = 0;                           // steps over which the rate rises to learning_rate
+  std::optional<int64_t> decay_every;           // epochs; of schedule step; absent: kDecayEvery
+  std::optional<double> decay_factor;           // of schedule step; absent: kDecayFactor
   bool augment = false;
   uint64_t seed = 1;
 
@@ -48,5 +52,13 @@ struct TrainConfig {
   double deadline = 10;  // seconds without a heartbeat after which a worker counts as hung
   bool quiet = false;
 };
+
+// Usual values of --schedule step.
+inline constexpr int64_t kDecayEvery = 30;
+inline constexpr double kDecayFactor = 0.1;
+
+inline bool uses_adam(const TrainConfig& config) {
+  return config.optimizer == "adam" || config.optimizer == "adamw";
+}
 
 }  // namespace annulus

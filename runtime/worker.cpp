@@ -6,7 +6,6 @@
 #include "collectives/exchange_thread.h"
 #include "collectives/publish.h"
 #include "kernels/image_batch.h"
-#include "kernels/optimizer.h"
 #include "kernels/reduce.h"
 #include "runtime/initial_weights.h"
 #include "telemetry/check.h"
@@ -34,10 +33,7 @@ Worker::Worker(const RunPlan& run, const Segment& segment, int rank, std::functi
       versions_(segment.versions()),
       waiter_(header_.wait, segment.controls(), rank, run.waiting),
       sum_plan_(run.segment_inputs().exchange().rank_sum(rank)),
-      data_(segment.data(run.dataset)),
-      sgd_{.momentum = has_moments(run.config) ? static_cast<float>(run.config.momentum) : 0.0f,
-           .weight_decay = static_cast<float>(run.config.weight_decay),
-           .nesterov = run.config.optimizer == "nesterov"} {
+      data_(segment.data(run.dataset)) {
   update_stores_.moments = store_of_moments(run.buckets.elements);
 }
 
@@ -185,7 +181,7 @@ bool Worker::admit(uint32_t step) {
   }
   updating_step_ = step;
   update_stores_.weights = weight_store_.choose(run_.buckets.elements);
-  sgd_.learning_rate = run_.schedule.learning_rate(step);
+  update_ = OptimizerStep(run_.config, step, run_.schedule.learning_rate(step));
   exchange_->begin(step);
   return true;
 }
@@ -211,6 +207,10 @@ bool Worker::evaluates_after(uint32_t step, const StepImages& images) const {
 
 float* Worker::gradients(uint32_t step, int buffer) const {
   return segment_.gradients(rank_, buffer, static_cast<int>(step % header_.gradient_sets));
+}
+
+StateArrays Worker::state_after(uint32_t step) const {
+  return {segment_.weights_after(step), {segment_.moments_after(step, 0), segment_.moments_after(step, 1)}};
 }
 
 void Worker::load_images(const StepImages& images, const ShardRange& part) {
@@ -286,11 +286,13 @@ void Worker::finish_bucket(uint32_t step, int bucket, const RankSum::Shard& shar
 }
 
 void Worker::apply(int64_t offset, int64_t count, const float* sum) {
-  const uint32_t from = updating_step_ - 1, to = updating_step_;
-  const bool moments = segment_.moments(0) != nullptr;
-  sgd_update(sgd_, count, sum, segment_.weights_after(from) + offset,
-             moments ? segment_.moments_after(from) + offset : nullptr, segment_.weights_after(to) + offset,
-             moments ? segment_.moments_after(to) + offset : nullptr, update_stores_);
+  if (offset >= run_.buckets.statistics) {
+    average_in(count, sum, segment_.weights_after(updating_step_ - 1) + offset,
+               segment_.weights_after(updating_step_) + offset);
+    return;
+  }
+  update_.apply(count, sum, state_after(updating_step_ - 1) + offset, state_after(updating_step_) + offset,
+                update_stores_);
 }
 
 // Batches of test images are dealt out to ranks in turn. Reads the generation that `step` wrote, which stays

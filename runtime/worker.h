@@ -11,9 +11,9 @@
 
 #include "collectives/store_chooser.h"
 #include "kernels/network.h"
-#include "kernels/optimizer.h"
 #include "runtime/arena.h"
 #include "runtime/data_order.h"
+#include "runtime/optimizer_step.h"
 #include "runtime/run_plan.h"
 #include "runtime/segment.h"
 
@@ -71,6 +71,7 @@ class Worker {
   void forward(const float* weights, uint32_t version, bool wait_for_updates);
   void finish_bucket(uint32_t step, int bucket, const RankSum::Shard& shard, bool last);
   float* gradients(uint32_t step, int buffer) const;
+  StateArrays state_after(uint32_t step) const;
   int64_t exchange_ns() const { return exchange_->counts().busy_ns + waiter_.waited_ns(); }
   void load_images(const StepImages& images, const ShardRange& part);
   void apply(int64_t offset, int64_t count,
@@ -93,7 +94,7 @@ class Worker {
   Arena arena_;
   std::vector<uint8_t> labels_;
   uint32_t updating_step_ = 0;  // whose update apply() makes; 0: none so far
-  SgdStep sgd_;
+  OptimizerStep update_;
   UpdateStores update_stores_;
   StoreChooser weight_store_;  // goes by whole steps, because all ranks read the weights in the next forward
   HiddenTime hidden_;

@@ -83,6 +83,14 @@ TEST(BadInput, ImpossibleCombinationsAreRefused) {
                  {"--batch-size 3", "8 shards", "--batch-size 8"});
   expect_refused({"train", "--optimizer", "sgd", "--momentum", "0.9"},
                  {"--momentum 0.9", "sgd", "leave it out"});
+  expect_refused({"train", "--optimizer", "adam", "--momentum", "0.9"},
+                 {"--momentum 0.9", "adam", "leave it out"});
+  expect_refused({"train", "--optimizer", "sgd", "--beta1", "0.9"}, {"--beta1 0.9", "sgd", "adamw"});
+  expect_refused({"train", "--optimizer", "adan"}, {"--optimizer adan", "did you mean adam?"});
+  expect_refused({"train", "--dataset", "synthetic", "--steps", "10", "--warmup", "11"},
+                 {"--warmup 11", "10 steps", "give at most 10"});
+  expect_refused({"train", "--schedule", "cosine", "--decay-every", "3"},
+                 {"--decay-every 3", "leave it out", "--schedule step"});
   expect_refused({"train", "--epochs", "3", "--steps", "2"}, {"--epochs 3", "--steps 2", "leave one out"});
   expect_refused({"topo", "--verify", "--synthetic", "core:2 pu:1"},
                  {"--verify", "--synthetic", "leave one"});

@@ -92,6 +92,8 @@ TEST_F(SameBits, EveryOptimizerAndAugmentationIsTheSameOnAnyNumberOfWorkers) {
       {"--optimizer", "momentum", "--weight-decay", "0.01"},
       {"--optimizer", "nesterov", "--momentum", "0.8"},
       {"--optimizer", "sgd", "--augment", "on"},
+      {"--optimizer", "adam"},
+      {"--optimizer", "adamw", "--beta2", "0.99"},
       {"--optimizer", "momentum", "--bucket-mb", "0.25"},
   };
   std::set<std::string> checksums;

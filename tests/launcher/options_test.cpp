@@ -317,6 +317,13 @@ TEST(Options, NumbersOutOfRangeAreRefused) {
                                                                 {"--momentum", "1"},
                                                                 {"--momentum", "-0.1"},
                                                                 {"--weight-decay", "-1"},
+                                                                {"--warmup", "-1"},
+                                                                {"--decay-every", "0"},
+                                                                {"--decay-factor", "0"},
+                                                                {"--decay-factor", "1.1"},
+                                                                {"--beta1", "1"},
+                                                                {"--beta2", "-0.1"},
+                                                                {"--epsilon", "0"},
                                                                 {"--bucket-mb", "0"},
                                                                 {"--staleness", "2"},
                                                                 {"--staleness", "-1"},
@@ -394,6 +401,69 @@ TEST(Options, SgdTakesNoMomentumAlongUnlessItIsGiven) {
   EXPECT_EQ(refusal([&] { check_combinations(config, 1); }),
             "--momentum 0.5: sgd has none; leave it out, or give --optimizer momentum or nesterov");
   EXPECT_TRUE(check_combinations(train({"--optimizer", "sgd", "--momentum", "0"}), 1).empty());
+}
+
+TEST(Options, AdamHasOptionsAndUsualValuesOfItsOwn) {
+  const TrainConfig adam = train({"--optimizer", "adam"});
+  EXPECT_EQ(adam.learning_rate, 0.001);
+  EXPECT_EQ(adam.weight_decay, 0);
+  EXPECT_EQ(adam.momentum, 0);
+  EXPECT_EQ(adam.beta1, 0.9);
+  EXPECT_EQ(adam.beta2, 0.999);
+  EXPECT_EQ(adam.epsilon, 1e-8);
+  EXPECT_EQ(train({"--optimizer", "adamw"}).weight_decay, 0.01);
+  const TrainConfig given = train({"--optimizer", "adamw", "--lr", "0.04", "--weight-decay", "0", "--beta1",
+                                   "0.8", "--beta2", "0.95", "--epsilon", "1e-6"});
+  EXPECT_EQ(given.learning_rate, 0.04);
+  EXPECT_EQ(given.weight_decay, 0);
+  EXPECT_EQ(given.beta1, 0.8);
+  EXPECT_EQ(given.beta2, 0.95);
+  EXPECT_EQ(given.epsilon, 1e-6);
+  EXPECT_TRUE(check_combinations(given, 1).empty());
+
+  const ConfigFile saved(to_yaml(given));
+  EXPECT_EQ(to_yaml(train({"--config", saved.path()})), to_yaml(given));
+  const TrainConfig replaced = train({"--config", saved.path(), "--optimizer", "nesterov"});
+  EXPECT_EQ(replaced.beta1, std::nullopt);
+  EXPECT_EQ(replaced.epsilon, std::nullopt);
+  EXPECT_EQ(replaced.momentum, 0.9);
+  EXPECT_TRUE(check_combinations(replaced, 1).empty());
+  EXPECT_EQ(to_yaml(train({"--optimizer", "adam"})).find("momentum:"), std::string::npos);
+}
+
+TEST(Options, WhatTheOptimizerDoesNotHaveIsRefused) {
+  const auto refused = [](const Words& words) {
+    return refusal([&] { check_combinations(train(words), 1); });
+  };
+  EXPECT_EQ(refused({"--optimizer", "adam", "--momentum", "0.9"}),
+            "--momentum 0.9: adam has none; leave it out, or give --optimizer momentum or nesterov");
+  EXPECT_EQ(refused({"--optimizer", "sgd", "--beta1", "0.9"}),
+            "--beta1 0.9: sgd has none; leave it out, or give --optimizer adam or adamw");
+  EXPECT_EQ(refused({"--beta2", "0.99"}),
+            "--beta2 0.99: momentum has none; leave it out, or give --optimizer adam or adamw");
+  EXPECT_EQ(refused({"--optimizer", "nesterov", "--epsilon", "0.1"}),
+            "--epsilon 0.1: nesterov has none; leave it out, or give --optimizer adam or adamw");
+}
+
+TEST(Options, OnlyTheScheduleStepHasDrops) {
+  const TrainConfig step = train({"--schedule", "step", "--warmup", "50"});
+  EXPECT_EQ(step.decay_every, 30);
+  EXPECT_EQ(step.decay_factor, 0.1);
+  EXPECT_EQ(step.warmup, 50);
+  const TrainConfig given =
+      train({"--schedule", "step", "--decay-every", "10", "--decay-factor", "0.5", "--warmup", "7"});
+  EXPECT_EQ(given.decay_every, 10);
+  EXPECT_EQ(given.decay_factor, 0.5);
+  const ConfigFile saved(to_yaml(given));
+  EXPECT_EQ(to_yaml(train({"--config", saved.path()})), to_yaml(given));
+  EXPECT_TRUE(check_combinations(train({"--config", saved.path(), "--schedule", "cosine"}), 1).empty());
+  const auto refused = [](const Words& words) {
+    return refusal([&] { check_combinations(train(words), 1); });
+  };
+  EXPECT_EQ(refused({"--decay-every", "10"}),
+            "--decay-every 10: --schedule cosine has no drops; leave it out, or give --schedule step");
+  EXPECT_EQ(refused({"--schedule", "constant", "--decay-factor", "0.5"}),
+            "--decay-factor 0.5: --schedule constant has no drops; leave it out, or give --schedule step");
 }
 
 TEST(Options, ImpossibleCombinationsAreRefused) {

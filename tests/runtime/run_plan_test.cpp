@@ -21,11 +21,12 @@ TEST(RunPlan, primitives_are_made_for_the_largest_shard_of_a_full_batch) {
   }
 }
 
-TEST(RunPlan, sgd_alone_keeps_no_moments) {
+TEST(RunPlan, optimizers_keep_none_one_or_two_moments) {
   TrainConfig config;
-  for (const auto& [optimizer, moments] : {std::pair{"sgd", false}, {"momentum", true}, {"nesterov", true}}) {
+  for (const auto& [optimizer, moments] :
+       {std::pair{"sgd", 0}, {"momentum", 1}, {"nesterov", 1}, {"adam", 2}, {"adamw", 2}}) {
     config.optimizer = optimizer;
-    EXPECT_EQ(has_moments(config), moments) << optimizer;
+    EXPECT_EQ(moment_arrays(config), moments) << optimizer;
   }
 }
 

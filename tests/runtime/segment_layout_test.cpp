@@ -167,7 +167,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{Algorithm::kRing, 33, 33, 2}, Case{Algorithm::kHierarchical, 1, 1, 2},
                     Case{Algorithm::kHierarchical, 4, 12, 2, 2}, Case{Algorithm::kHierarchical, 9, 9, 1, 4},
                     Case{Algorithm::kHierarchical, 32, 64, 2, 8}, Case{Algorithm::kDirect, 2, 2, 2, 1, 1},
-                    Case{Algorithm::kRing, 3, 12, 1, 1, 1}),
+                    Case{Algorithm::kRing, 3, 12, 1, 1, 1}, Case{Algorithm::kDirect, 2, 4, 3},
+                    Case{Algorithm::kDirect, 3, 3, 3, 1, 1}),
     [](const auto& info) {
       return fmt::format("{}_{}_ranks_{}_shards_{}_arrays_{}_domains_staleness_{}",
                          to_string(info.param.algorithm), info.param.ranks, info.param.shards,

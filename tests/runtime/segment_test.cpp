@@ -139,10 +139,20 @@ TEST(Segment, arrays_lie_where_the_plan_says) {
   const Segment without(plan_segment(plain), plain, 0, kNoBind);
   EXPECT_EQ(without.moments(0), nullptr);
   EXPECT_EQ(without.weights(1) - without.weights(0), plain.buckets.elements);
+
+  const SegmentInputs adam = inputs_for(2, 3);
+  const Segment two(plan_segment(adam), adam, 0, kNoBind);
+  EXPECT_EQ(segment.moments(0, 1), nullptr);
+  for (const int generation : {0, 1}) {
+    const float* weights = two.weights(0) + 3 * generation * adam.buckets.elements;
+    EXPECT_EQ(two.weights(generation), weights);
+    EXPECT_EQ(two.moments(generation), weights + adam.buckets.elements);
+    EXPECT_EQ(two.moments(generation, 1), weights + 2 * adam.buckets.elements);
+  }
 }
 
 TEST(Segment, with_delayed_updates_has_a_third_generation_of_weights_and_a_second_set_of_gradients) {
-  for (const int state_arrays : {1, 2}) {
+  for (const int state_arrays : {1, 2, 3}) {
     const SegmentInputs inputs = inputs_for(2, state_arrays, 1);
     const Segment segment(plan_segment(inputs), inputs, 0, kNoBind);
     const int64_t elements = inputs.buckets.elements;

@@ -116,6 +116,75 @@ TEST(StepSchedule, cosine_falls_from_the_rate_through_its_half_towards_zero) {
   }
 }
 
+TEST(StepSchedule, warm_up_rises_evenly_to_the_rate_and_the_schedule_takes_over_there) {
+  TrainConfig config = config_of(10, "keep", 1);
+  config.learning_rate = 0.2;
+  config.warmup = 4;
+  config.schedule = "constant";
+  const StepSchedule constant(config, 120);  // 12 steps
+  config.schedule = "cosine";
+  const StepSchedule cosine(config, 120);
+  for (int64_t step = 1; step <= 4; ++step) {
+    const auto expected = static_cast<float>(0.05 * static_cast<double>(step));
+    EXPECT_FLOAT_EQ(constant.learning_rate(step), expected);
+    EXPECT_FLOAT_EQ(cosine.learning_rate(step), expected);
+  }
+  for (int64_t step = 5; step <= 12; ++step) EXPECT_EQ(constant.learning_rate(step), 0.2f);
+  EXPECT_FLOAT_EQ(cosine.learning_rate(5), 0.2f);
+  EXPECT_FLOAT_EQ(cosine.learning_rate(7), 0.1f * (1 + 0.70710678f));  // 45 degrees
+  EXPECT_FLOAT_EQ(cosine.learning_rate(9), 0.1f);  // half of the eight steps that are left
+  EXPECT_FLOAT_EQ(cosine.learning_rate(11), 0.1f * (1 - 0.70710678f));
+}
+
+TEST(StepSchedule, warm_up_may_last_for_the_whole_run_but_not_longer) {
+  TrainConfig config = config_of(10, "keep", 1);
+  config.learning_rate = 0.2;
+  config.warmup = 12;
+  const StepSchedule schedule(config, 120);
+  EXPECT_FLOAT_EQ(schedule.learning_rate(12), 0.2f);
+  config.warmup = 13;
+  const auto refusal = [&] {
+    try {
+      StepSchedule(config, 120);
+    } catch (const UserError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(refusal(), "--warmup 13: longer than the run of 12 steps; give at most 12, or more --epochs");
+  config.steps = 5;
+  EXPECT_EQ(refusal(), "--warmup 13: longer than the run of 5 steps; give at most 5, or more --steps");
+}
+
+TEST(StepSchedule, step_drops_by_the_factor_after_every_so_many_epochs) {
+  TrainConfig config = config_of(10, "keep", 7);
+  config.schedule = "step";
+  config.learning_rate = 0.8;
+  config.decay_every = 2;
+  config.decay_factor = 0.5;
+  config.warmup = 3;
+  const StepSchedule schedule(config, 45);  // 5 steps an epoch
+  EXPECT_FLOAT_EQ(schedule.learning_rate(1), 0.8f / 3);
+  EXPECT_EQ(schedule.learning_rate(4), 0.8f);
+  EXPECT_EQ(schedule.learning_rate(10), 0.8f);
+  EXPECT_EQ(schedule.learning_rate(11), 0.4f);
+  EXPECT_EQ(schedule.learning_rate(20), 0.4f);
+  EXPECT_EQ(schedule.learning_rate(21), 0.2f);
+  EXPECT_EQ(schedule.learning_rate(31), 0.1f);
+  EXPECT_EQ(schedule.learning_rate(35), 0.1f);
+}
+
+TEST(StepSchedule, step_drops_to_a_tenth_every_thirty_epochs_unless_told_otherwise) {
+  TrainConfig config = config_of(10, "keep", 100);
+  config.schedule = "step";
+  config.learning_rate = 0.5;
+  const StepSchedule schedule(config, 10);
+  EXPECT_EQ(schedule.learning_rate(30), 0.5f);
+  EXPECT_FLOAT_EQ(schedule.learning_rate(31), 0.05f);
+  EXPECT_FLOAT_EQ(schedule.learning_rate(61), 0.005f);
+  EXPECT_FLOAT_EQ(schedule.learning_rate(91), 0.0005f);
+}
+
 TEST(StepScheduleDeathTest, steps_count_from_one) {
   const StepSchedule schedule(config_of(10, "keep", 1), 100);
   EXPECT_DEATH(schedule.images(0), "step >= 1");
