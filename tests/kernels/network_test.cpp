@@ -30,6 +30,21 @@ LayerSpec fc(const char* name, int out, bool relu) {
   return {.kind = LayerKind::kLinear, .name = name, .out = out, .relu = relu};
 }
 
+LayerSpec bare_conv(const char* name, int out, int kernel, int stride, int input = kPreviousActivation) {
+  LayerSpec layer = conv(name, out, kernel, kernel / 2, false);
+  layer.stride = stride;
+  layer.bias = false;
+  layer.input = input;
+  return layer;
+}
+LayerSpec norm(const char* name, bool relu, int addend = kNoActivation) {
+  return {.kind = LayerKind::kBatchNorm, .name = name, .relu = relu, .addend = addend};
+}
+LayerSpec sum(const char* name, bool relu, int addend) {
+  return {.kind = LayerKind::kAdd, .name = name, .relu = relu, .addend = addend};
+}
+LayerSpec average(const char* name) { return {.kind = LayerKind::kAveragePool, .name = name}; }
+
 NetworkSpec net(const char* name, ImageShape input, std::vector<LayerSpec> layers) {
   const int classes = layers.back().out;
   return {name, input, classes, std::move(layers)};
@@ -54,6 +69,27 @@ std::vector<NetworkSpec> specs() {
           {conv("conv1", 20, 3, 1, true), pool("pool1", 2), conv("conv2", 10, 3, 1, true), fc("fc1", 9, true),
            fc("fc2", 3, false)}),
       net("pool_first", {3, 8, 8}, {pool("pool1", 2), conv("conv1", 16, 3, 0, true), fc("fc1", 3, false)}),
+      net("bn", {3, 7, 7},
+          {bare_conv("conv1", 16, 3, 1), norm("bn1", true), average("pool"), fc("fc1", 5, false)}),
+      net("bn_without_relu", {1, 6, 6},
+          {bare_conv("conv1", 20, 3, 1), norm("bn1", false), fc("fc1", 5, false)}),
+      // Activation 2 forks: bn2 adds it, conv2 reads it.
+      net("residual", {3, 6, 6},
+          {bare_conv("conv1", 16, 3, 1), norm("bn1", true), bare_conv("conv2", 16, 3, 1),
+           norm("bn2", true, 2), average("pool"), fc("fc1", 4, false)}),
+      // Activation 2 forks into two convolutions, whose outputs are added; activation 6 forks again.
+      net("downsample", {3, 8, 8},
+          {bare_conv("conv1", 16, 3, 1), norm("bn1", true), bare_conv("down", 32, 1, 2),
+           norm("bn_down", false), bare_conv("conv2", 32, 3, 2, 2), norm("bn2", true, 4),
+           bare_conv("conv3", 32, 3, 1), norm("bn3", true, 6), average("pool"), fc("fc1", 4, false)}),
+      // Sums without batch norm, of an activation that three layers read.
+      net("sums", {16, 5, 5},
+          {conv("conv1", 16, 3, 1, true), conv("conv2", 16, 3, 1, false), sum("add1", true, 1),
+           conv("conv3", 16, 1, 0, false), sum("add2", false, 1), fc("fc1", 4, false)}),
+      // The first convolution's ReLU is masked where two gradients meet.
+      net("wide", {3, 8, 8},
+          {bare_conv("conv1", 64, 3, 1), norm("bn1", true), bare_conv("conv2", 64, 3, 1), norm("bn2", true),
+           bare_conv("conv3", 64, 3, 1), norm("bn3", true, 2), average("pool"), fc("fc1", 10, false)}),
       make_network("mlp", {1, 12, 12}, 10),
       make_network("simplecnn", {1, 12, 12}, 10),
       make_network("simplecnn", {3, 13, 11}, 10),
@@ -93,6 +129,7 @@ TEST_P(EachNetwork, GradientsMatchCentralDifferencesOfTheLoss) {
   std::vector<Doubles> parameters = harness.parameters();
   std::mt19937 random(3);
   for (size_t p = 0; p < parameters.size(); ++p) {
+    if (is_statistic(harness.plan().parameters[p].role)) continue;
     const std::vector<float> gradient = harness.gradient(p);
     double largest = 0;
     for (const float value : gradient) largest = std::max(largest, std::abs(double{value}));
