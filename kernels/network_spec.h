@@ -26,8 +26,8 @@ inline constexpr int kNoActivation = -1;
 
 struct LayerSpec {
   LayerKind kind;
-  std::string name;   // "conv1"; parameters are called "conv1.weight" and "conv1.bias"
-  int out = 0;        // convolution, linear: output channels or features
+  std::string name = {};  // "conv1"; parameters are called "conv1.weight" and "conv1.bias"
+  int out = 0;            // convolution, linear: output channels or features
   int kernel = 0;     // convolution: filter side; max pooling: window side; average pooling is of the image
   int stride = 0;     // of convolution and max pooling; 0: 1 for the former, the window's side for the latter
   int padding = 0;    // the same, zeros on all four sides; windows of max pooling leave them out
@@ -35,6 +35,8 @@ struct LayerSpec {
   bool relu = false;  // ReLU right after the layer; not after pooling
   int input = kPreviousActivation;  // activation that it reads
   int addend = kNoActivation;       // batch norm and add: activation that is added before the ReLU
+
+  bool operator==(const LayerSpec&) const = default;
 };
 
 struct NetworkSpec {
@@ -42,6 +44,8 @@ struct NetworkSpec {
   ImageShape input;
   int classes = 0;
   std::vector<LayerSpec> layers;  // the last one yields `classes` logits
+
+  bool operator==(const NetworkSpec&) const = default;
 };
 
 // Whether it has weights, which its input's gradient is computed for.

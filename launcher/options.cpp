@@ -105,7 +105,7 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
       "Trains a network with one pinned worker process per core. Every flag but --config is also a key "
       "of the YAML file (without the dashes); the command line wins over the file.");
   table.section("What is trained, on what");
-  table.choice("model", config.model, {"mlp", "simplecnn"}, "the network");
+  table.choice("model", config.model, model_names(), "the network");
   table.choice("dataset", config.dataset, {"fashion-mnist", "mnist", "cifar10", "cifar100", "synthetic"},
                "the images");
   table.text("data", "DIR", config.data,

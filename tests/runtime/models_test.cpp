@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <stdexcept>
+
 #include "telemetry/error.h"
 
 namespace annulus {
@@ -43,6 +45,96 @@ TEST(Models, SimpleCnnHasTheShapesOfItsPlan) {
   }
 }
 
+// Torchvision's names, in our order: a shortcut runs right before the batch norm that adds it.
+TEST(Models, ResNet18HasTorchvisionsLayers) {
+  std::vector<std::string> expected{"conv1", "bn1", "maxpool"};
+  for (const std::string group : {"1", "2", "3", "4"}) {
+    for (const std::string block : {"0", "1"}) {
+      const std::string prefix = "layer" + group + "." + block + ".";
+      for (const char* name : {"conv1", "bn1", "conv2"}) expected.push_back(prefix + name);
+      if (group != "1" && block == "0") {
+        for (const char* name : {"downsample.0", "downsample.1"}) expected.push_back(prefix + name);
+      }
+      expected.push_back(prefix + "bn2");
+    }
+  }
+  expected.insert(expected.end(), {"avgpool", "fc"});
+  std::vector<std::string> names;
+  for (const LayerSpec& layer : make_network("resnet18", {3, 224, 224}, 1000, "imagenet").layers) {
+    names.push_back(layer.name);
+  }
+  EXPECT_EQ(names, expected);
+}
+
+// Shape of the layer's output.
+ImageShape shape_of(const NetworkSpec& spec, const std::string& name) {
+  const std::vector<ImageShape> shapes = activation_shapes(spec);
+  for (size_t i = 0; i < spec.layers.size(); ++i) {
+    if (spec.layers[i].name == name) return shapes[i + 1];
+  }
+  ADD_FAILURE() << spec.name << " has no layer " << name;
+  return {};
+}
+
+const LayerSpec& layer_of(const NetworkSpec& spec, const std::string& name) {
+  for (const LayerSpec& layer : spec.layers) {
+    if (layer.name == name) return layer;
+  }
+  throw std::out_of_range(name);
+}
+
+TEST(Models, ResNetsHaveTheShapesOfThePaper) {
+  const NetworkSpec large = make_network("resnet50", {3, 224, 224}, 1000, "imagenet");
+  EXPECT_EQ(shape_of(large, "conv1"), (ImageShape{64, 112, 112}));
+  EXPECT_EQ(shape_of(large, "maxpool"), (ImageShape{64, 56, 56}));
+  EXPECT_EQ(shape_of(large, "layer1.2.bn3"), (ImageShape{256, 56, 56}));
+  EXPECT_EQ(shape_of(large, "layer2.0.conv1"), (ImageShape{128, 56, 56}));  // the stride is in conv2
+  EXPECT_EQ(shape_of(large, "layer2.0.conv2"), (ImageShape{128, 28, 28}));
+  EXPECT_EQ(shape_of(large, "layer3.5.bn3"), (ImageShape{1024, 14, 14}));
+  EXPECT_EQ(shape_of(large, "layer4.2.bn3"), (ImageShape{2048, 7, 7}));
+  EXPECT_EQ(shape_of(large, "avgpool"), (ImageShape{2048, 1, 1}));
+  const NetworkSpec small = make_network("resnet18", {1, 28, 28}, 10);
+  EXPECT_EQ(shape_of(small, "conv1"), (ImageShape{64, 28, 28}));
+  EXPECT_EQ(shape_of(small, "layer1.1.bn2"), (ImageShape{64, 28, 28}));
+  EXPECT_EQ(shape_of(small, "layer2.0.conv1"), (ImageShape{128, 14, 14}));
+  EXPECT_EQ(shape_of(small, "layer4.1.bn2"), (ImageShape{512, 4, 4}));
+}
+
+TEST(Models, BlocksOfAResNetAddTheirShortcutInTheLastBatchNorm) {
+  for (const char* model : {"resnet18", "resnet50"}) {
+    const NetworkSpec spec = make_network(model, {3, 32, 32}, 10);
+    int sums = 0;
+    for (const LayerSpec& layer : spec.layers) {
+      const bool is_convolution = layer.kind == LayerKind::kConvolution;
+      const bool is_shortcut = layer.name.find("downsample") != std::string::npos;
+      EXPECT_NE(layer.kind, LayerKind::kAdd) << layer.name;
+      EXPECT_EQ(layer.relu, layer.kind == LayerKind::kBatchNorm && !is_shortcut) << layer.name;
+      EXPECT_EQ(layer.bias, !is_convolution) << layer.name;
+      if (layer.addend == kNoActivation) continue;
+      ++sums;
+      EXPECT_EQ(layer.kind, LayerKind::kBatchNorm) << layer.name;
+      EXPECT_TRUE(layer.name.ends_with(model == std::string("resnet18") ? ".bn2" : ".bn3")) << layer.name;
+    }
+    EXPECT_EQ(sums, model == std::string("resnet18") ? 8 : 16);
+    const auto activation = [&](const std::string& name) {
+      return static_cast<int>(&layer_of(spec, name) - spec.layers.data()) + 1;
+    };
+    const std::string last = model == std::string("resnet18") ? ".bn2" : ".bn3";
+    EXPECT_EQ(layer_of(spec, "layer2.0" + last).addend, activation("layer2.0.downsample.1"));
+    EXPECT_EQ(layer_of(spec, "layer2.1" + last).addend, activation("layer2.0" + last));
+    EXPECT_EQ(layer_of(spec, "layer2.0.downsample.0").input,
+              activation("layer1." + std::string(model == std::string("resnet18") ? "1" : "2") + last));
+  }
+}
+
+TEST(Models, OnlyResNetsHaveAStem) {
+  EXPECT_TRUE(has_stem("resnet18"));
+  EXPECT_TRUE(has_stem("resnet50"));
+  EXPECT_FALSE(has_stem("simplecnn"));
+  EXPECT_THROW(make_network("resnet18", {3, 32, 32}, 10, "none"), UserError);
+  EXPECT_EQ(make_network("resnet18", {3, 32, 32}, 10), make_network("resnet18", {3, 32, 32}, 10, "cifar"));
+}
+
 TEST(Models, TooSmallAnImageNamesTheLayerAndBothShapes) {
   const std::string error = error_of("simplecnn", {3, 9, 9});
   EXPECT_NE(error.find("pool2"), std::string::npos) << error;
@@ -53,9 +145,10 @@ TEST(Models, TooSmallAnImageNamesTheLayerAndBothShapes) {
 }
 
 TEST(Models, AnUnknownNameIsRefusedWithTheKnownOnes) {
-  const std::string error = error_of("resnet", {3, 32, 32});
-  EXPECT_NE(error.find("resnet"), std::string::npos);
+  const std::string error = error_of("resnet-18", {3, 32, 32});
+  EXPECT_NE(error.find("resnet-18"), std::string::npos);
   EXPECT_NE(error.find("simplecnn"), std::string::npos);
+  EXPECT_NE(error.find("resnet50"), std::string::npos);
 }
 
 }  // namespace
