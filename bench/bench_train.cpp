@@ -59,9 +59,10 @@ int bench_train(const BenchTrainOptions& options, int64_t began_ns) {
       describe_synthetic(image_shape(options), 10, std::max<int64_t>(8 * config.batch_size, 1024), 0);
   const Job job = plan_job(config, machine, dataset, true);
   if (!options.json) {
-    fmt::print("{}\n{}, batch {} x {}, {}, {}, {} steps\n",
-               version_text({}).substr(0, version_text({}).find('\n')), config.model, config.workers,
-               options.batch_per_worker, job.run.network.library, job.run.network.isa, measured);
+    fmt::print("{}\n{}, {}, batch {} x {}, {}, {}, {} steps\n",
+               version_text({}).substr(0, version_text({}).find('\n')), config.model, config.precision,
+               config.workers, options.batch_per_worker, job.run.network.library, job.run.network.isa,
+               measured);
     for (const std::string& warning : job.warnings) fmt::print("warning: {}\n", warning);
   }
 
@@ -84,7 +85,7 @@ int bench_train(const BenchTrainOptions& options, int64_t began_ns) {
                                               {"workers", config.workers},
                                               {"threads_per_worker", config.threads_per_worker},
                                               {"batch_per_worker", options.batch_per_worker},
-                                              {"precision", "fp32"},
+                                              {"precision", config.precision},
                                               {"steps", result.step_ms.size()},
                                               {"images_per_s", result.images_per_s},
                                               {"median_step_ms", median},

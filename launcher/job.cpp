@@ -45,7 +45,8 @@ Placement place_workers(const TrainConfig& config, const Machine& machine, int w
   Placement placement = plan_placement(machine, request);
   if (config.workers != 0) return placement;
   // auto takes no more workers than there is work for.
-  const int64_t most = std::min(config.batch_size, config.shards > 0 ? config.shards : config.batch_size);
+  const int64_t fed = std::max<int64_t>(config.batch_size / config.accumulate, 1);
+  const int64_t most = std::min(fed, config.shards > 0 ? config.shards : fed);
   if (static_cast<int64_t>(placement.workers.size()) <= most) return placement;
   request.workers = static_cast<int>(most);
   placement = plan_placement(machine, request);
@@ -58,12 +59,11 @@ Placement place_workers(const TrainConfig& config, const Machine& machine, int w
 
 Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset,
               int workers_in_memory, bool may_measure) {
-  TrainConfig resolved = config;
   Placement placement = place_workers(config, machine, workers_in_memory);
-  resolved.workers = static_cast<int>(placement.workers.size());
-  if (resolved.shards == 0) resolved.shards = resolved.workers;
+  const int workers = static_cast<int>(placement.workers.size());
   std::vector<std::string> notes = placement.notes;
-  for (std::string& note : check_combinations(resolved, resolved.workers)) notes.push_back(std::move(note));
+  for (std::string& note : check_combinations(config, workers)) notes.push_back(std::move(note));
+  TrainConfig resolved = annulus::resolved(config, workers);
   DomainPlan domains = find_domains(machine, placement);
 
   const StepSchedule schedule(resolved, dataset.train_count);

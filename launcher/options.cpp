@@ -11,6 +11,7 @@
 #include "launcher/cpu_list.h"
 #include "launcher/nearest_name.h"
 #include "launcher/placement.h"
+#include "runtime/models.h"
 
 namespace annulus {
 namespace {
@@ -120,11 +121,30 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
   table.on_off("smt", config.smt, "use every hardware thread as a core of its own");
 
   table.section("How long, in which portions");
-  table.whole("batch-size", "N", config.batch_size, 1, most_images, "images of one step, over all workers");
-  table.whole_or_auto(
+  table.whole("batch-size", "N", config.batch_size, 1, most_images,
+              "images of one update, over all workers and shards");
+  Option& shards = table.whole_or_auto(
       "shards", "S|auto", config.shards, most_shards,
       "parts of the batch, in which gradients are summed; equal shards give equal bits on any number "
       "of workers; auto: as many as workers");
+  // Shards and accumulate say the same in two ways; the one given last (command line over file) counts.
+  shards.read = [&config, read = shards.read](const std::string& text, const std::string& where) {
+    read(text, where);
+    config.accumulate = 1;
+  };
+  shards.write = [&config, write = shards.write] { return config.accumulate > 1 ? std::nullopt : write(); };
+  Option& accumulate = table.whole(
+      "accumulate", "K", config.accumulate, 1, most_shards / most_workers,
+      "shards that each worker computes one after the other before the update, so that activations "
+      "take less memory; the same as --shards of K times the workers");
+  accumulate.read = [&config, read = accumulate.read](const std::string& text, const std::string& where) {
+    read(text, where);
+    config.shards = 0;
+  };
+  accumulate.write = [&config] {
+    return config.accumulate > 1 ? std::optional(std::to_string(config.accumulate)) : std::nullopt;
+  };
+  table.exclude("shards", "accumulate");
   Option& epochs =
       table.whole("epochs", "E", config.epochs, 1, most_images, "passes over the training images");
   // Either says how long the run is; the one given last (command line over file) counts.
@@ -139,8 +159,16 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
   table.exclude("epochs", "steps");
   table.choice("last-batch", config.last_batch, {"drop", "keep"},
                "what becomes of an epoch's last, smaller batch");
+  table.whole("eval-every", "EPOCHS", config.eval_every, 0, most_images,
+              "epochs from one evaluation to the next; 0: only at the end of the run");
 
   table.section("With which arithmetic");
+  table.choice(
+      "precision", config.precision, {"fp32", "bf16"},
+      "type of activations and of the weights that kernels read; gradients of weights, their sums and "
+      "updates are fp32 always");
+  table.on_off("precision-fallback", config.precision_fallback,
+               "train in fp32, with a warning, where the processor has no bf16; off: that is an error");
   table.choice("optimizer", config.optimizer, {"sgd", "momentum", "nesterov", "adam", "adamw"},
                "how gradients change the weights");
   table.number("lr", "RATE", config.learning_rate, {.low = 0, .low_included = false},
@@ -291,8 +319,9 @@ TopoOptions parse_topo(int argc, const char* const* argv) {
   table.section("The plan");
   table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
   table.section("What decides the segment's size");
-  table.take(train, {"model", "dataset", "data", "batch-size", "shards", "optimizer", "algorithm",
-                     "bucket-mb", "staleness", "comm-thread"});
+  table.take(train, {"model", "dataset", "data", "batch-size", "shards", "accumulate", "optimizer",
+                     "precision", "algorithm", "bucket-mb", "staleness", "comm-thread"});
+  table.exclude("shards", "accumulate");
   table.parse(argc, argv);
   settle_optimizer(table, options.config);
   return options;
@@ -307,7 +336,7 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
   OptionTable table("annulus bench train",
                     "Measures training steps on synthetic data that is already in memory.");
   table.section("What is measured");
-  table.take(train, {"model"});
+  table.take(train, {"model", "precision", "optimizer"});
   table.choice("data-shape", options.data_shape, {"auto", "1x28x28", "3x32x32"},
                "channels, height and width of an image; auto: 1x28x28 for mlp, 3x32x32 for others");
   table.whole("batch-per-worker", "B", options.batch_per_worker, 1, most_images / most_workers,
@@ -409,11 +438,20 @@ std::string to_yaml(const TrainConfig& config) {
 
 std::vector<std::string> check_combinations(const TrainConfig& config, int workers) {
   std::vector<std::string> notes;
-  const int64_t shards = config.shards == 0 ? workers : config.shards;
+  const int64_t shards = resolved(config, workers).shards;
   if (shards < workers) {
     throw UserError::format(
         "--shards {}: fewer than the {} workers; give at least --shards {}, or --workers {}", shards, workers,
         workers, shards);
+  }
+  if (config.batch_size < shards && config.accumulate > 1) {
+    throw UserError::format(
+        "--batch-size {}: smaller than the {} shards ({} for each of {} workers); give at least --batch-size "
+        "{}, "
+        "or at most --{} {}",
+        config.batch_size, shards, config.accumulate, workers, shards,
+        config.batch_size < workers ? "workers" : "accumulate",
+        config.batch_size < workers ? config.batch_size : config.batch_size / workers);
   }
   if (config.batch_size < shards) {
     throw UserError::format(

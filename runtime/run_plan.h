@@ -15,7 +15,7 @@
 namespace annulus {
 
 struct RunPlan {
-  TrainConfig config;  // resolved: workers and shards are numbers
+  TrainConfig config;  // resolved: workers and shards are numbers, accumulate is 1
   DatasetInfo dataset;
   NetworkSpec spec;
   MeasuredAlgorithms algorithms = {};  // what --tune chose

@@ -12,6 +12,7 @@ namespace annulus {
 StepSchedule::StepSchedule(const TrainConfig& config, int64_t images)
     : images_(images),
       batch_(config.batch_size),
+      eval_every_(config.eval_every),
       learning_rate_(config.learning_rate),
       shape_(config.schedule == "cosine" ? Shape::kCosine
              : config.schedule == "step" ? Shape::kStep
@@ -44,11 +45,14 @@ int64_t StepSchedule::epochs() const { return (steps_ + steps_per_epoch_ - 1) / 
 StepImages StepSchedule::images(int64_t step) const {
   CHECK(step >= 1);
   const int64_t in_epoch = (step - 1) % steps_per_epoch_;
-  const int64_t begin = in_epoch * batch_;
-  return {.epoch = (step - 1) / steps_per_epoch_,
+  const int64_t begin = in_epoch * batch_, epoch = (step - 1) / steps_per_epoch_;
+  const bool ends_epoch = in_epoch + 1 == steps_per_epoch_;
+  const bool due = ends_epoch && eval_every_ > 0 && (epoch + 1) % eval_every_ == 0;
+  return {.epoch = epoch,
           .begin = begin,
           .count = std::min(batch_, images_ - begin),
-          .ends_epoch = in_epoch + 1 == steps_per_epoch_};
+          .ends_epoch = ends_epoch,
+          .evaluated = due || step == steps_};
 }
 
 float StepSchedule::learning_rate(int64_t step) const {

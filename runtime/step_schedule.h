@@ -15,6 +15,7 @@ struct StepImages {
   int64_t begin = 0;  // place of the first image in the epoch's order
   int64_t count = 0;  // global batch of this step; less than the configured one only in a kept last batch
   bool ends_epoch = false;
+  bool evaluated = false;  // whether the test images are evaluated after it
 };
 
 // The version of the weights that step `step` computes its gradients from: the update before it, or with
@@ -49,6 +50,7 @@ class StepSchedule {
 
   int64_t images_;
   int64_t batch_;
+  int64_t eval_every_;  // epochs; 0: only at the end
   int64_t steps_per_epoch_;
   int64_t steps_;
   double learning_rate_;

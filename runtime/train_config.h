@@ -22,13 +22,16 @@ struct TrainConfig {
 
   // How long, in which portions.
   int64_t batch_size = 128;         // global
-  int64_t shards = 0;               // of the global batch; 0: as many as workers
+  int64_t shards = 0;               // of the global batch; 0: `accumulate` for each worker
+  int64_t accumulate = 1;           // counts when shards is 0
   int64_t epochs = 6;               // counts when steps is absent
   std::optional<int64_t> steps;     // overrides epochs
   std::string last_batch = "keep";  // keep, drop
+  int64_t eval_every = 1;           // epochs between evaluations; 0: only at the end
 
   // With which arithmetic.
   std::string precision = "fp32";      // fp32, bf16
+  bool precision_fallback = false;     // fp32 where the processor has no bf16
   std::string optimizer = "momentum";  // sgd, momentum, nesterov, adam, adamw
   double learning_rate = 0.04;
   double momentum = 0.9;
@@ -56,6 +59,14 @@ struct TrainConfig {
 // Usual values of --schedule step.
 inline constexpr int64_t kDecayEvery = 30;
 inline constexpr double kDecayFactor = 0.1;
+
+// With workers and shards as numbers.
+inline TrainConfig resolved(TrainConfig config, int workers) {
+  config.workers = workers;
+  if (config.shards == 0) config.shards = workers * config.accumulate;
+  config.accumulate = 1;
+  return config;
+}
 
 inline bool uses_adam(const TrainConfig& config) {
   return config.optimizer == "adam" || config.optimizer == "adamw";

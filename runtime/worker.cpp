@@ -47,7 +47,7 @@ void Worker::run() {
   for (uint32_t k = 1; k <= header_.last_step.load(std::memory_order_acquire); ++k) {
     if (!step(k)) break;
     const StepImages images = run_.schedule.images(k);
-    if (evaluates_after(k, images)) evaluate(images.epoch + 1, k);
+    if (evaluates_after(images)) evaluate(images.epoch + 1, k);
   }
   finish_update();
 
@@ -148,7 +148,7 @@ bool Worker::step(uint32_t step) {
     if (!backward(step, weights, sum_plan_.shards[shard - shards.begin], empty, last)) return false;
   }
   // Evaluation is of all updates.
-  if (!delayed || evaluates_after(step, images)) finish_update();
+  if (!delayed || evaluates_after(images)) finish_update();
 
   const int64_t end = now_ns();
   const int64_t comm = exchange_->counts().busy_ns - busy_before;
@@ -200,9 +200,8 @@ void Worker::progress() {
   if (hidden_.under_way() && exchange_->finished()) hidden_.end(exchange_ns());
 }
 
-bool Worker::evaluates_after(uint32_t step, const StepImages& images) const {
-  const bool last = step == static_cast<uint32_t>(run_.schedule.steps());
-  return (images.ends_epoch || last) && run_.dataset.test_count > 0;
+bool Worker::evaluates_after(const StepImages& images) const {
+  return images.evaluated && run_.dataset.test_count > 0;
 }
 
 float* Worker::gradients(uint32_t step, int buffer) const {

@@ -65,7 +65,7 @@ class Worker {
   bool step(uint32_t step);
   bool admit(uint32_t step);
   bool backward(uint32_t step, const float* weights, const RankSum::Shard& shard, bool empty, bool last);
-  bool evaluates_after(uint32_t step, const StepImages& images) const;
+  bool evaluates_after(const StepImages& images) const;
   void progress();
   void finish_update();
   void forward(const float* weights, uint32_t version, bool wait_for_updates);

@@ -91,6 +91,10 @@ TEST(BadInput, ImpossibleCombinationsAreRefused) {
                  {"--warmup 11", "10 steps", "give at most 10"});
   expect_refused({"train", "--schedule", "cosine", "--decay-every", "3"},
                  {"--decay-every 3", "leave it out", "--schedule step"});
+  expect_refused({"train", "--shards", "4", "--accumulate", "2"},
+                 {"--shards 4", "--accumulate 2", "leave one out"});
+  expect_refused({"train", "--batch-size", "5", "--workers", "2", "--accumulate", "3"},
+                 {"--batch-size 5", "6 shards", "--accumulate 2"});
   expect_refused({"train", "--epochs", "3", "--steps", "2"}, {"--epochs 3", "--steps 2", "leave one out"});
   expect_refused({"topo", "--verify", "--synthetic", "core:2 pu:1"},
                  {"--verify", "--synthetic", "leave one"});

@@ -104,6 +104,18 @@ TEST_F(SameBits, EveryOptimizerAndAugmentationIsTheSameOnAnyNumberOfWorkers) {
   EXPECT_EQ(checksums.size(), ways.size()) << "a flag has no effect";
 }
 
+TEST_F(SameBits, AccumulateIsAsManyShards) {
+  const Words base = {"train", "--dataset", "synthetic", "--model", "mlp", "--batch-size", "96", "--lr",
+                      "0.02",  "--seed",    "7",         "--steps", "6",   "--quiet"};
+  const std::string shards = weights({"--workers", "2", "--shards", "12"}, base);
+  EXPECT_EQ(weights({"--workers", "2", "--accumulate", "6"}, base), shards);
+  const std::string saved = last_run() + "/config.yaml";
+  EXPECT_EQ(weights({"--workers", "3", "--accumulate", "4"}, base), shards);
+  EXPECT_EQ(weights({"--workers", "1", "--accumulate", "12"}, base), shards);
+  EXPECT_NE(weights({"--workers", "1", "--accumulate", "3"}, base), shards);
+  EXPECT_EQ(weights({}, {"train", "--config", saved}), shards);
+}
+
 TEST_F(SameBits, DelayedUpdatesAreTheSameOnAnyNumberOfWorkers) {
   const Words mlp = {"--model", "mlp", "--steps", "20"};
   const Words delayed = {"--staleness", "1"};

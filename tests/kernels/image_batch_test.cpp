@@ -78,5 +78,34 @@ TEST(ImageBatch, ShiftsDownAndRightWithBlackMovingIn) {
   EXPECT_EQ(convert({0, 1, true}), (std::vector<int>{2, 1, 0, 5, 4, 0}));  // shifted first, then mirrored
 }
 
+// As training on CIFAR usually does it: four black pixels on each side, a 32x32 piece of that, then a mirror.
+TEST(ImageBatch, IsPaddingCroppingAndFlipping) {
+  constexpr int kSize = 32, kPadding = 4, kPadded = kSize + 2 * kPadding;
+  const ImageShape shape{3, kSize, kSize};
+  const std::vector<uint8_t> image = some_image(shape);
+  std::vector<uint8_t> padded(size_t{3} * kPadded * kPadded);
+  for (int c = 0; c < 3; ++c) {
+    for (int y = 0; y < kSize; ++y) {
+      std::memcpy(&padded[(c * kPadded + y + kPadding) * kPadded + kPadding], &image[(c * kSize + y) * kSize],
+                  kSize);
+    }
+  }
+  std::vector<uint8_t> piece(image.size());
+  std::vector<float> expected(image.size()), out(image.size());
+  for (const bool flip : {false, true}) {
+    for (int top = 0; top <= 2 * kPadding; ++top) {
+      for (int left = 0; left <= 2 * kPadding; ++left) {
+        for (int i = 0; i < static_cast<int>(piece.size()); ++i) {
+          const int c = i / (kSize * kSize), y = i / kSize % kSize, x = i % kSize;
+          piece[i] = padded[(c * kPadded + top + y) * kPadded + left + (flip ? kSize - 1 - x : x)];
+        }
+        convert_image(shape, kCifarLike, {}, piece.data(), expected.data());
+        convert_image(shape, kCifarLike, {kPadding - top, kPadding - left, flip}, image.data(), out.data());
+        ASSERT_EQ(out, expected) << top << ", " << left << (flip ? ", flipped" : "");
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace annulus

@@ -174,11 +174,11 @@ TEST(Options, TheDumpAloneRepeatsTheRun) {
 
 TEST(Options, TheDumpHasEveryKeyButTheRunDirectory) {
   const std::string yaml = to_yaml(train({"--run-dir", "/r", "--data", "/d"}));
-  for (const char* key : {"model",      "dataset",   "data",       "workers",    "threads-per-worker",
-                          "bind",       "smt",       "batch-size", "shards",     "epochs",
-                          "last-batch", "optimizer", "lr",         "momentum",   "weight-decay",
-                          "schedule",   "augment",   "seed",       "algorithm",  "bucket-mb",
-                          "deadline",   "quiet",     "staleness",  "comm-thread"}) {
+  for (const char* key :
+       {"model",        "dataset",  "data",    "workers",    "threads-per-worker", "bind",      "smt",
+        "batch-size",   "shards",   "epochs",  "last-batch", "optimizer",          "lr",        "momentum",
+        "weight-decay", "schedule", "augment", "seed",       "algorithm",          "bucket-mb", "eval-every",
+        "warmup",       "deadline", "quiet",   "staleness",  "comm-thread"}) {
     EXPECT_NE(yaml.find(fmt::format("\n{}: ", key)), yaml.npos) << key << " in\n" << yaml;
   }
   EXPECT_EQ(yaml.find("run-dir"), yaml.npos);
@@ -317,6 +317,8 @@ TEST(Options, NumbersOutOfRangeAreRefused) {
                                                                 {"--momentum", "1"},
                                                                 {"--momentum", "-0.1"},
                                                                 {"--weight-decay", "-1"},
+                                                                {"--accumulate", "0"},
+                                                                {"--eval-every", "-1"},
                                                                 {"--warmup", "-1"},
                                                                 {"--decay-every", "0"},
                                                                 {"--decay-factor", "0"},
@@ -464,6 +466,39 @@ TEST(Options, OnlyTheScheduleStepHasDrops) {
             "--decay-every 10: --schedule cosine has no drops; leave it out, or give --schedule step");
   EXPECT_EQ(refused({"--schedule", "constant", "--decay-factor", "0.5"}),
             "--decay-factor 0.5: --schedule constant has no drops; leave it out, or give --schedule step");
+}
+
+TEST(Options, AccumulateIsAnotherWayToSayShards) {
+  const TrainConfig config = train({"--accumulate", "4"});
+  EXPECT_EQ(config.accumulate, 4);
+  EXPECT_EQ(resolved(config, 3).shards, 12);
+  EXPECT_EQ(resolved(config, 3).accumulate, 1);
+  EXPECT_EQ(resolved(train({"--shards", "5"}), 3).shards, 5);
+  EXPECT_EQ(resolved(train({}), 3).shards, 3);
+  const ConfigFile saved(to_yaml(config)), in_force(to_yaml(resolved(config, 3)));
+  EXPECT_EQ(train({"--config", saved.path()}).accumulate, 4);
+  EXPECT_EQ(train({"--config", in_force.path()}).shards, 12);
+
+  EXPECT_EQ(refusal({"--shards", "8", "--accumulate", "4"}),
+            "--shards 8 and --accumulate 4: they exclude each other; leave one out");
+  const TrainConfig flag_over_file = train({"--config", saved.path(), "--shards", "8"});
+  EXPECT_EQ(resolved(flag_over_file, 2).shards, 8);
+  EXPECT_EQ(resolved(train({"--config", in_force.path(), "--accumulate", "2"}), 2).shards, 4);
+  EXPECT_EQ(
+      refusal([] {
+        check_combinations(train({"--batch-size", "10", "--accumulate", "4"}), 3);
+      }),
+      "--batch-size 10: smaller than the 12 shards (4 for each of 3 workers); give at least --batch-size "
+      "12, or at most --accumulate 3");
+  EXPECT_EQ(
+      refusal([] {
+        check_combinations(train({"--batch-size", "2", "--accumulate", "4"}), 3);
+      }),
+      "--batch-size 2: smaller than the 12 shards (4 for each of 3 workers); give at least --batch-size "
+      "12, or at most --workers 2");
+  EXPECT_TRUE(check_combinations(train({"--accumulate", "4"}), 3).empty());
+  const Words topo = {"topo", "--shards", "8", "--accumulate", "4"};
+  EXPECT_NE(refusal([&] { parse_topo(5, topo.data()); }).find("exclude each other"), std::string::npos);
 }
 
 TEST(Options, ImpossibleCombinationsAreRefused) {

@@ -93,6 +93,28 @@ TEST(StepSchedule, refuses_more_steps_than_versions_can_count) {
   EXPECT_THROW(StepSchedule(config, 1), UserError);
 }
 
+TEST(StepSchedule, evaluates_every_so_many_epochs_and_at_the_end) {
+  TrainConfig config = config_of(10, "keep", 7);
+  const auto epochs = [&](int64_t every) {
+    config.eval_every = every;
+    const StepSchedule schedule(config, 25);  // 3 steps an epoch
+    std::vector<int64_t> evaluated;
+    for (int64_t step = 1; step <= schedule.steps(); ++step) {
+      const StepImages images = schedule.images(step);
+      if (!images.evaluated) continue;
+      EXPECT_TRUE(images.ends_epoch || step == schedule.steps());
+      evaluated.push_back(images.epoch + 1);
+    }
+    return evaluated;
+  };
+  EXPECT_EQ(epochs(1), (std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(epochs(3), (std::vector<int64_t>{3, 6, 7}));
+  EXPECT_EQ(epochs(7), (std::vector<int64_t>{7}));
+  EXPECT_EQ(epochs(0), (std::vector<int64_t>{7}));
+  config.steps = 8;  // ends inside the third epoch
+  EXPECT_EQ(epochs(2), (std::vector<int64_t>{2, 3}));
+}
+
 TEST(StepSchedule, constant_rate_stays) {
   TrainConfig config = config_of(10, "keep", 1);
   config.schedule = "constant";

@@ -143,6 +143,7 @@ class Training {
   static RunPlan plan(const NetworkSpec& spec, const TrainConfig& config, int domains) {
     DatasetInfo dataset = describe_synthetic(spec.input, kClasses, 31, 17);
     dataset.normalization = {.mean = {0.5f}, .stddev = {0.25f}};
+    dataset.flip_allowed = true;
     NetworkPlan network = Network(spec, network_options(config, {})).plan();
     BucketPlan buckets = plan_buckets(network, 1000);  // several, though the model is tiny
     return {.config = config,
@@ -332,8 +333,13 @@ class SerialRun {
     std::fill(network_.input().begin(), network_.input().end(), 0.0f);
     for (int64_t i = 0; i < part.count(); ++i) {
       const uint64_t image = order(images.begin + part.begin + i);
-      convert_image(run_.dataset.shape, run_.dataset.normalization, {}, &data_.train_images[image * pixels],
-                    network_.input().data() + i * pixels);
+      ImageShift shift;
+      if (run_.config.augment) {
+        shift = augmentation(run_.config.seed, images.epoch, image, run_.dataset.crop_padding,
+                             run_.dataset.flip_allowed);
+      }
+      convert_image(run_.dataset.shape, run_.dataset.normalization, shift,
+                    &data_.train_images[image * pixels], network_.input().data() + i * pixels);
       labels_[i] = data_.train_labels[image];
     }
     const int stages = run_.network.stage_count();
@@ -492,6 +498,38 @@ TEST(Training, with_delay_has_the_bits_of_a_serial_run_whatever_the_network_and_
       ASSERT_EQ(training.train(), "");
       EXPECT_EQ(training.checksum(), serial.checksum()) << training.run().spec.name << ", " << algorithm;
     }
+  }
+}
+
+TEST(Training, augments_each_image_by_itself_anew_in_every_epoch) {
+  std::set<uint64_t> seen;
+  for (const bool augment : {false, true}) {
+    TrainConfig config = config_of(2, 4, 9);
+    config.augment = augment;
+    Training training(tiny_cnn(), config);
+    SerialRun serial(training);
+    for (int64_t step = 1; step <= 9; ++step) serial.step(step);
+    ASSERT_EQ(training.train(), "");
+    EXPECT_EQ(training.checksum(), serial.checksum());
+    seen.insert(training.checksum());
+  }
+  EXPECT_EQ(seen.size(), 2U);
+}
+
+TEST(Training, evaluates_as_often_as_asked_for) {
+  for (const auto& [every, expected] : {std::pair{2, std::vector<int>{2, 4, 5}}, {0, {5}}}) {
+    TrainConfig config = config_of(2, 2, 13);  // three steps an epoch
+    config.eval_every = every;
+    Training training(tiny_mlp(), config);
+    ASSERT_EQ(training.train(), "");
+    std::vector<int> epochs;
+    const EvalRing& evaluations = training.segment().rank(1).evaluations;
+    for (uint64_t i = 0; i < evaluations.written(); ++i) {
+      EvalRecord record;
+      ASSERT_TRUE(evaluations.read(i, record));
+      epochs.push_back(static_cast<int>(record.epoch));
+    }
+    EXPECT_EQ(epochs, expected);
   }
 }
 
