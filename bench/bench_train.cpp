@@ -39,13 +39,13 @@ Measurement measure(const std::vector<StepSummary>& steps) {
   return result;
 }
 
-ImageShape image_shape(const BenchTrainOptions& options) {
-  const bool color =
-      options.data_shape == "3x32x32" || (options.data_shape == "auto" && options.config.model != "mlp");
+}  // namespace
+
+ImageShape bench_image(const std::string& data_shape, const std::string& model) {
+  if (data_shape == "3x224x224") return {3, 224, 224};
+  const bool color = data_shape == "3x32x32" || (data_shape == "auto" && model != "mlp");
   return color ? ImageShape{3, 32, 32} : ImageShape{1, 28, 28};
 }
-
-}  // namespace
 
 int bench_train(const BenchTrainOptions& options, int64_t began_ns) {
   const Machine machine = Machine::this_machine();
@@ -55,8 +55,8 @@ int bench_train(const BenchTrainOptions& options, int64_t began_ns) {
   const int64_t measured = config.steps.value_or(100);
   config.steps = kWarmupSteps + measured;
   config.schedule = "constant";
-  const DatasetInfo dataset =
-      describe_synthetic(image_shape(options), 10, std::max<int64_t>(8 * config.batch_size, 1024), 0);
+  const DatasetInfo dataset = describe_synthetic(bench_image(options.data_shape, config.model), 10,
+                                                 std::max<int64_t>(8 * config.batch_size, 1024), 0);
   const Job job = plan_job(config, machine, dataset, true);
   if (!options.json) {
     fmt::print("{}\n{}, {}, batch {} x {}, {}, {}, {} steps\n",

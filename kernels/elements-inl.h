@@ -40,36 +40,51 @@ HWY_INLINE hn::Vec<D> load(D d, const Bf16* from) {
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(bits, raw)));
 }
 
-// What is left of v when it is stored as a T: rounded to nearest even; NaN stays NaN.
+// The bits of v with its upper half rounded to nearest even; NaN stays NaN. The lower half is of no meaning.
+template <class D>
+HWY_INLINE hn::Vec<hn::Rebind<uint32_t, D>> round_upper_half(D /*d*/, hn::Vec<D> v) {
+  const hn::Rebind<uint32_t, D> bits;
+  const auto u = hn::BitCast(bits, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(bits, 1));
+  const auto nearest = hn::Add(hn::Add(u, hn::Set(bits, 0x7fff)), odd);
+  const auto quiet = hn::Or(u, hn::Set(bits, 0x400000));
+  return hn::IfThenElse(hn::RebindMask(bits, hn::IsNaN(v)), quiet, nearest);
+}
+
+template <class D>
+HWY_INLINE void store_upper_half(hn::Vec<hn::Rebind<uint32_t, D>> bits, D /*d*/, Bf16* to) {
+  const hn::Rebind<uint16_t, D> half;
+  hn::StoreU(hn::TruncateTo(half, hn::ShiftRight<16>(bits)), half, to);
+}
+
+// What is left of v when it is stored as a T.
 template <class T, class D>
 HWY_INLINE hn::Vec<D> rounded(D d, hn::Vec<D> v) {
   if constexpr (std::is_same_v<T, float>) return v;
 
   const hn::Rebind<uint32_t, D> bits;
-  const auto u = hn::BitCast(bits, v);
-  const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(bits, 1));
-  const auto nearest = hn::Add(u, hn::Add(odd, hn::Set(bits, 0x7fff)));
-  const auto quiet = hn::Or(u, hn::Set(bits, 0x400000));
-  const auto picked = hn::IfThenElse(hn::RebindMask(bits, hn::IsNaN(v)), quiet, nearest);
-  return hn::BitCast(d, hn::And(picked, hn::Set(bits, 0xffff0000)));
+  return hn::BitCast(d, hn::And(round_upper_half(d, v), hn::Set(bits, 0xffff0000)));
 }
 
-// Stores what the type can represent, such as the result of rounded().
+template <class D>
+HWY_INLINE void store(hn::Vec<D> v, D d, float* to) {
+  hn::StoreU(v, d, to);
+}
+
+template <class D>
+HWY_INLINE void store(hn::Vec<D> v, D d, Bf16* to) {
+  store_upper_half(round_upper_half(d, v), d, to);
+}
+
+// The same for what the type can represent, such as the result of rounded().
 template <class D>
 HWY_INLINE void store_exact(hn::Vec<D> v, D d, float* to) {
   hn::StoreU(v, d, to);
 }
 
 template <class D>
-HWY_INLINE void store_exact(hn::Vec<D> v, D /*d*/, Bf16* to) {
-  const hn::Rebind<uint16_t, D> half;
-  const auto upper = hn::ShiftRight<16>(hn::BitCast(hn::Rebind<uint32_t, D>(), v));
-  hn::StoreU(hn::DemoteTo(half, hn::BitCast(hn::Rebind<int32_t, D>(), upper)), half, to);
-}
-
-template <class D, class T>
-HWY_INLINE void store(hn::Vec<D> v, D d, T* to) {
-  store_exact(rounded<T>(d, v), d, to);
+HWY_INLINE void store_exact(hn::Vec<D> v, D d, Bf16* to) {
+  store_upper_half(hn::BitCast(hn::Rebind<uint32_t, D>(), v), d, to);
 }
 
 // max(v, 0), where NaN stays NaN.

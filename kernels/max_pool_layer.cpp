@@ -23,6 +23,8 @@ class MaxPoolLayer final : public Layer {
     shape_.height = static_cast<int>(input.dims[2]);
     shape_.width = static_cast<int>(input.dims[3]);
     shape_.window = spec.kernel;
+    shape_.stride = stride_of(spec);
+    shape_.padding = spec.padding;
     dst_desc_ = onednn::make_desc({input.dims[0], input.dims[1], shape_.out_height(), shape_.out_width()},
                                   layout.tag);
   }
@@ -43,16 +45,16 @@ class MaxPoolLayer final : public Layer {
 
   void forward(const Portion& portion, const float* /*weights*/) override {
     each_part(kernel_, [&](int64_t begin, int64_t end) {
-      max_pool_forward(shape_, begin, end, static_cast<const float*>(portion.src), relu_before_,
-                       static_cast<float*>(portion.dst), static_cast<uint8_t*>(portion.saved));
+      max_pool_forward(shape_, begin, end, portion.src, relu_before_, portion.dst,
+                       static_cast<uint8_t*>(portion.saved));
     });
   }
 
   void backward(const Portion& portion, const float* /*weights*/, float* /*gradients*/) override {
     if (first_) return;
     each_part(kernel_ + 1, [&](int64_t begin, int64_t end) {
-      max_pool_backward(shape_, begin, end, static_cast<const uint8_t*>(portion.saved),
-                        static_cast<const float*>(portion.diff_dst), static_cast<float*>(portion.diff_src));
+      max_pool_backward(shape_, begin, end, static_cast<const uint8_t*>(portion.saved), portion.diff_dst,
+                        portion.diff_src);
     });
   }
 

@@ -35,7 +35,7 @@ onednn::Desc bias_desc(const LayerSpec& spec) {
 }
 
 int64_t WeightedLayer::Pass::view_bytes() const {
-  return view_desc ? whole_lines(static_cast<int64_t>(viewed_desc.get_size())) : 0;
+  return has_view() ? whole_lines(static_cast<int64_t>(viewed_desc.get_size())) : 0;
 }
 
 int64_t WeightedLayer::Pass::scratchpad_bytes() const {
@@ -125,6 +125,10 @@ WeightedLayer::Pass WeightedLayer::choose_writer(const WeightedLayerPlan& plan) 
 
 void WeightedLayer::add_view(Pass& pass, const onednn::Desc& from, const onednn::Desc& to) const {
   pass.viewed_desc = to;
+  if (from == master_desc_) {
+    pass.weight_view = plan_weight_view(onednn::layout_of(from), onednn::layout_of(to), onednn::type_of(to));
+    if (pass.weight_view) return;
+  }
   pass.view_desc = onednn::reorder(context_.engine, from, to);
   pass.view = onednn::BoundPrimitive(*pass.view_desc);
 }
@@ -159,7 +163,7 @@ LayerNeeds WeightedLayer::needs() const {
 void WeightedLayer::plan_kernel(const char* name, Pass& pass, NetworkPlan& plan) const {
   pass.kernel = static_cast<int>(plan.kernels.size());
   plan.kernels.push_back({name_, name, onednn::implementation_name(pass.desc),
-                          onednn::layout_of(pass.weights_desc).tag(), pass.view_desc.has_value()});
+                          onednn::layout_of(pass.weights_desc).tag(), pass.has_view()});
 }
 
 void WeightedLayer::describe(int index, NetworkPlan& plan) {
@@ -182,11 +186,15 @@ void WeightedLayer::describe(int index, NetworkPlan& plan) {
 void WeightedLayer::bind_input(Pass& pass, int viewed_arg, const dnnl::memory& original) const {
   pass.scratchpad = onednn::make_memory(pass.desc.scratchpad_desc(), context_.engine);
   pass.primitive.set(DNNL_ARG_SCRATCHPAD, pass.scratchpad);
-  if (!pass.view_desc) {
+  if (!pass.has_view()) {
     pass.primitive.set(viewed_arg, original);
     return;
   }
   pass.viewed = onednn::make_memory(pass.viewed_desc, context_.engine);
+  if (pass.weight_view) {
+    pass.primitive.set(viewed_arg, pass.viewed);
+    return;
+  }
   pass.view_scratchpad = onednn::make_memory(pass.view_desc->scratchpad_desc(), context_.engine);
   pass.primitive.set(viewed_arg, pass.viewed);
   pass.view.set(DNNL_ARG_FROM, original);
@@ -199,13 +207,20 @@ void WeightedLayer::set_parameter_offsets(std::span<const int64_t> offsets) {
   if (bias_count_ > 0) bias_offset_ = offsets[1];
 }
 
-void WeightedLayer::run(Pass& pass, const Scratch& scratch, bool make_view) const {
+void WeightedLayer::run(Pass& pass, const Scratch& scratch, bool renew_view) const {
   onednn::move_to(scratch.pad, pass.scratchpad);
-  if (pass.view_desc && make_view) {
-    onednn::move_to(scratch.view, pass.viewed);
-    onednn::move_to(scratch.pad, pass.view_scratchpad);
-    context_.timed(pass.kernel, &KernelTime::view_ns, [&] { pass.view.run(context_.stream); });
+  if (pass.has_view() && renew_view) {
+    context_.timed(pass.kernel, &KernelTime::view_ns, [&] {
+      if (pass.weight_view) {
+        make_view(*pass.weight_view, context_.threads, master_weights_, scratch.view);
+      } else {
+        onednn::move_to(scratch.view, pass.viewed);
+        onednn::move_to(scratch.pad, pass.view_scratchpad);
+        pass.view.run(context_.stream);
+      }
+    });
   }
+  if (pass.has_view()) onednn::move_to(scratch.view, pass.viewed);
   context_.timed(pass.kernel, &KernelTime::kernel_ns, [&] { pass.primitive.run(context_.stream); });
 }
 
@@ -213,7 +228,8 @@ void WeightedLayer::forward(const Portion& portion, const float* weights) {
   auto* const scratch = static_cast<std::byte*>(portion.scratch);
   onednn::move_to(portion.src, src_);
   onednn::move_to(portion.dst, dst_);
-  onednn::move_to(weights + weights_offset_, weights_);
+  master_weights_ = weights + weights_offset_;
+  onednn::move_to(master_weights_, weights_);
   if (bias_count_ > 0) onednn::move_to(weights + bias_offset_, bias_);
   run(forward_, {scratch, scratch + forward_.view_bytes()}, portion.first);
 }
@@ -259,7 +275,8 @@ void WeightedLayer::backward(const Portion& portion, const float* weights, float
     add_to(sum_bias, own_bias, bias_count_);
   }
   if (!backward_data_) return;
-  onednn::move_to(weights + weights_offset_, weights_);
+  master_weights_ = weights + weights_offset_;
+  onednn::move_to(master_weights_, weights_);
   onednn::move_to(portion.diff_src, diff_src_);
   run(*backward_data_, {weights_view, pad}, portion.first);
 }

@@ -13,6 +13,7 @@
 #include "kernels/dnnl_compat.h"
 #include "kernels/layer.h"
 #include "kernels/network_spec.h"
+#include "kernels/weight_view.h"
 
 namespace annulus {
 
@@ -53,12 +54,15 @@ class WeightedLayer final : public Layer {
     dnnl::primitive_desc desc;
     onednn::Desc weights_desc;
     onednn::Desc viewed_desc;  // layout of the view, where there is one
+    // What makes the view: our kernel, or, where it does not know the layouts, oneDNN's reorder.
+    std::optional<WeightView> weight_view;
     std::optional<dnnl::primitive_desc_base> view_desc;
     onednn::BoundPrimitive primitive;
     onednn::BoundPrimitive view;
     dnnl::memory viewed, scratchpad, view_scratchpad;
     int kernel = 0;  // its number in the network's plan
 
+    bool has_view() const { return weight_view.has_value() || view_desc.has_value(); }
     // Whole cache lines.
     int64_t view_bytes() const;
     int64_t scratchpad_bytes() const;
@@ -75,7 +79,7 @@ class WeightedLayer final : public Layer {
   Pass checked(const char* name, dnnl::primitive_desc desc, const onednn::Desc& weights) const;
   void add_view(Pass& pass, const onednn::Desc& from, const onednn::Desc& to) const;
   void bind_input(Pass& pass, int viewed_arg, const dnnl::memory& original) const;
-  void run(Pass& pass, const Scratch& scratch, bool make_view) const;
+  void run(Pass& pass, const Scratch& scratch, bool renew_view) const;
   void mask_by_relu(const Portion& portion) const;
   void add_to(float* sum, const float* addend, int64_t count) const;
   void plan_kernel(const char* name, Pass& pass, NetworkPlan& plan) const;
@@ -90,6 +94,7 @@ class WeightedLayer final : public Layer {
 
   dnnl::memory src_, dst_, diff_src_, diff_dst_;
   dnnl::memory weights_, bias_, diff_weights_, diff_bias_;
+  const float* master_weights_ = nullptr;  // of the call under way
   int64_t weights_offset_ = 0, bias_offset_ = 0;
   int mask_kernel_ = 0;  // its number in the network's plan
 };

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "bench/bench_collectives.h"
+#include "bench/bench_layers.h"
 #include "bench/bench_train.h"
 #include "bench/bench_update.h"
 #include "collectives/wait.h"
@@ -36,6 +37,7 @@ constexpr const char* kUsage =
     "  annulus train [flags]        trains; without flags SimpleCNN on Fashion-MNIST, one worker per core\n"
     "  annulus topo [flags]         draws the machine and the plan, runs nothing\n"
     "  annulus bench train [flags]  measures steps on synthetic data\n"
+    "  annulus bench layers [flags] measures the kernels of a step one by one\n"
     "  annulus bench collectives [flags]  measures all-reduce and its kin beside the memory's floor\n"
     "  annulus bench update [flags]  measures the fused update beside a copy\n"
     "  annulus check ALGORITHM      checks direct, ring or hierarchical against a serial run, without data\n"
@@ -87,9 +89,15 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
       limit_pool_spinning(options.config.threads_per_worker, words);
       return bench_train(options, began_ns);
     }
+    if (what == "layers") {
+      const BenchLayersOptions options = parse_bench_layers(argc - 2, argv.data() + 2);
+      limit_pool_spinning(options.config.threads_per_worker, words);
+      return bench_layers(options);
+    }
     if (what == "collectives") return bench_collectives(parse_bench_collectives(argc - 2, argv.data() + 2));
     if (what == "update") return bench_update(parse_bench_update(argc - 2, argv.data() + 2));
-    throw unknown_command("bench " + what, {"bench train", "bench collectives", "bench update"});
+    throw unknown_command("bench " + what,
+                          {"bench train", "bench layers", "bench collectives", "bench update"});
   }
   if (command == "--version" || command == "version") {
     fmt::print("{}\n", version_text(ask_onednn_version()));

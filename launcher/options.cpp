@@ -64,6 +64,11 @@ void add_ranks_and_output(OptionTable& table, const OptionTable& train, bool& js
   table.bare_switch("json", json, "JSON objects, one a line, in place of text");
 }
 
+void add_data_shape(OptionTable& table, std::string& shape) {
+  table.choice("data-shape", shape, {"auto", "1x28x28", "3x32x32", "3x224x224"},
+               "channels, height and width of an image; auto: 1x28x28 for mlp, 3x32x32 for others");
+}
+
 // Sizes like "4K,64K,1M", in bytes.
 void add_sizes(OptionTable& table, std::vector<int64_t>& target, std::string help, std::string fallback) {
   constexpr int64_t kMost = int64_t{64} << 30;
@@ -337,8 +342,7 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
                     "Measures training steps on synthetic data that is already in memory.");
   table.section("What is measured");
   table.take(train, {"model", "precision", "optimizer"});
-  table.choice("data-shape", options.data_shape, {"auto", "1x28x28", "3x32x32"},
-               "channels, height and width of an image; auto: 1x28x28 for mlp, 3x32x32 for others");
+  add_data_shape(table, options.data_shape);
   table.whole("batch-per-worker", "B", options.batch_per_worker, 1, most_images / most_workers,
               "images of one step per worker");
   table.take(train, {"steps", "bucket-mb", "algorithm", "staleness", "comm-thread"});
@@ -347,6 +351,29 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
   table.section("Output");
   table.bare_switch("json", options.json, "one JSON object in place of text");
   table.parse(argc, argv);
+  return options;
+}
+
+BenchLayersOptions parse_bench_layers(int argc, const char* const* argv) {
+  BenchLayersOptions options;
+  options.config.dataset = "synthetic";
+  options.config.steps = 10;
+  options.config.batch_size = 64;
+  std::string config_file;
+  const OptionTable train = train_table(options.config, config_file);
+  OptionTable table("annulus bench layers",
+                    "Measures the kernels of one worker's training step, in the step and alone.");
+  table.section("What is measured");
+  table.take(train, {"model", "precision", "optimizer"});
+  add_data_shape(table, options.data_shape);
+  table.whole("batch", "B", options.config.batch_size, 1, most_images, "images of one step");
+  table.take(train, {"steps"});
+  table.section("On which cores");
+  table.take(train, {"threads-per-worker", "bind", "smt"});
+  table.section("Output");
+  table.bare_switch("json", options.json, "JSON objects, one a line, in place of text");
+  table.parse(argc, argv);
+  options.config.workers = 1;
   return options;
 }
 

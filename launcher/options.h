@@ -28,6 +28,13 @@ struct BenchTrainOptions {
   bool json = false;
 };
 
+// `annulus bench layers`: measures the kernels of one worker's step.
+struct BenchLayersOptions {
+  TrainConfig config;  // one worker; steps is how many are measured
+  std::string data_shape = "auto";
+  bool json = false;
+};
+
 // `annulus bench collectives`: measures all-reduce and its kin.
 struct BenchCollectivesOptions {
   TrainConfig config;  // workers, bind and smt
@@ -66,6 +73,7 @@ TrainConfig parse_train(int argc, const char* const* argv);
 // The same for the other commands.
 TopoOptions parse_topo(int argc, const char* const* argv);
 BenchTrainOptions parse_bench_train(int argc, const char* const* argv);
+BenchLayersOptions parse_bench_layers(int argc, const char* const* argv);
 BenchCollectivesOptions parse_bench_collectives(int argc, const char* const* argv);
 BenchUpdateOptions parse_bench_update(int argc, const char* const* argv);
 
