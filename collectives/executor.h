@@ -50,7 +50,7 @@ struct Binding {
   Store store = Store::kCached;  // of what others read; private results are stored through the caches
 
   DataType type_of(Space space) const { return space == Space::kScratch ? DataType::kF32 : type; }
-  // As others see it.
+  // As others see it. What is returned lies where the input was staged.
   std::byte* shared_address(const Place& place) const {
     const Space array = place.space == Space::kReturned ? Space::kInput : place.space;
     return shared[static_cast<int>(array)][place.rank].address(place.at, size_of(type_of(place.space))) +
