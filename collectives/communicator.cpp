@@ -60,11 +60,14 @@ struct Communicator::Work {
   Executor::Run run;
   std::vector<uint64_t> sent_before_part, sent_before_call;
   std::vector<uint64_t> sent;  // what must be given back before the call is done
-  // Whether stores past the caches may pay: what is copied for others, and results that do not take the place
-  // of inputs, whose lines have just been read.
+  // Whether stores past the caches may pay: what is copied for others, and results, unless they take the
+  // place of inputs: the lines of those are here, having just been read.
   bool chooses_store = false;
   int64_t began_ns = 0;  // the part
 
+  // Whether others may still read what a part has staged when it is done, so that the next one takes the
+  // other half. Returned lines have been read by their rank itself.
+  bool alternates() const { return halves && deliver != Deliver::kReturned; }
   int64_t part_bytes() const { return std::min(whole, part * slices) * size_of(call.options.type); }
 };
 
@@ -257,6 +260,11 @@ void Communicator::open(Work& work) {
     } else if (!out_private) {
       if (direct) work.deliver = Deliver::kEverybody;
       if (ring) work.deliver = Deliver::kNeighbor;
+    } else if (in_private && direct) {
+      // Lines of staging go back to their rank with the result in them, so that who writes a line is who read
+      // it last. A line that another core has read since costs several times as much to write
+      // (docs/architecture.md, Schedules).
+      work.deliver = Deliver::kReturned;
     }
   }
   const bool scratch = reduces && work.algorithm != Algorithm::kDirect && ranks > 2;
@@ -293,7 +301,8 @@ void Communicator::open(Work& work) {
   bind(Space::kScratch, nullptr, false);
 
   binding.store = Store::kCached;
-  work.chooses_store = in_private || out_private || (reduces && call.in != call.out);
+  work.chooses_store =
+      work.deliver != Deliver::kReturned && (in_private || out_private || (reduces && call.in != call.out));
   work.begin = 0;
   work.part_number = 0;
   work.state = Work::State::kFree;
@@ -346,7 +355,7 @@ void Communicator::open_part(Work& work) {
   work.run.label.bucket = work.part_number;
   work.run.next = 0;
   // Where all that a rank sends is answered, nobody waits for lines to come back.
-  executor_.wake_on_release(work.run.schedule->leaves_readers || work.halves ||
+  executor_.wake_on_release(work.run.schedule->leaves_readers || work.alternates() ||
                             work.deliver == Deliver::kOwner);
 }
 
@@ -362,8 +371,10 @@ bool Communicator::advance(Work& work) {
         if (!executor_.advance(work.run)) return false;
         if (work.chooses_store) store_chooser_.took(work.part_bytes(), now_ns() - work.began_ns);
         if (work.halves) {
-          half_in_use_until_[half_] = executor_.sent_since(work.sent_before_part);
-          half_ ^= 1;
+          if (work.alternates()) {
+            half_in_use_until_[half_] = executor_.sent_since(work.sent_before_part);
+            half_ ^= 1;
+          }
           work.begin += work.part;
           ++work.part_number;
           if (work.begin < work.stride && work.begin < work.whole) {

@@ -39,12 +39,14 @@ void direct_reduce(ScheduleBuilder& builder, const Reduction& reduction) {
     }
   }
   if (reduction.deliver == Deliver::kOwner) builder.readers_may_linger();
-  if (reduction.deliver != Deliver::kEverybody && reduction.deliver != Deliver::kShared) return;
+  if (reduction.deliver == Deliver::kSink || reduction.deliver == Deliver::kOwner) return;
 
   // Where `reader` finds the slice of `owner`.
+  const bool returned = reduction.deliver == Deliver::kReturned;
   const auto result = [&](int owner, int reader) {
-    const int holder = reduction.deliver == Deliver::kShared ? owner : reader;
-    return builder.output(holder, reduction.slices[owner].begin);
+    const int64_t at = reduction.slices[owner].begin;
+    if (returned) return builder.returned(reader, at);
+    return builder.output(reduction.deliver == Deliver::kShared ? owner : reader, at);
   };
   for (int i = 1; i < ranks && own.count() > 0; ++i) {
     const int peer = (rank + i) % ranks;
@@ -56,6 +58,10 @@ void direct_reduce(ScheduleBuilder& builder, const Reduction& reduction) {
     if (reduction.slices[owner].count() == 0) continue;
     builder.await(owner, result(owner, rank), reduction.slices[owner].count(),
                   {.type = Payload::kResult, .slice = static_cast<uint32_t>(owner)});
+    if (returned) {
+      builder.copy(result(owner, rank), builder.output(rank, reduction.slices[owner].begin),
+                   reduction.slices[owner].count());
+    }
     builder.release(owner);
   }
 }

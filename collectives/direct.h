@@ -6,8 +6,9 @@
 
 namespace annulus {
 
-// Sums every slice on its owner. With Deliver::kEverybody the owner writes the result into all outputs; then,
-// and with Deliver::kShared, the schedule ends when this rank's output is complete.
+// Sums every slice on its owner. With Deliver::kEverybody the owner writes the result into all outputs, with
+// kReturned into the others' inputs, which copy it from there; then, and with kShared, the schedule ends when
+// this rank's output is complete, and others have read all that it posted.
 void direct_reduce(ScheduleBuilder& builder, const Reduction& reduction);
 
 // Every rank's output gets every slice from its owner's output.

@@ -50,14 +50,14 @@ struct Binding {
   Store store = Store::kCached;  // of what others read; private results are stored through the caches
 
   DataType type_of(Space space) const { return space == Space::kScratch ? DataType::kF32 : type; }
-  // As others see it.
+  // As others see it. What is returned lies where the input was staged.
   std::byte* shared_address(const Place& place) const {
-    return shared[static_cast<int>(place.space)][place.rank].address(place.at,
-                                                                     size_of(type_of(place.space))) +
+    const Space array = place.space == Space::kReturned ? Space::kInput : place.space;
+    return shared[static_cast<int>(array)][place.rank].address(place.at, size_of(type_of(place.space))) +
            place.part * input_part_bytes;
   }
   bool is_private(Space space) const {
-    return space != Space::kScratch && own_is_private[static_cast<int>(space)];
+    return (space == Space::kInput || space == Space::kOutput) && own_is_private[static_cast<int>(space)];
   }
   // As `rank`, whose binding this is, uses it.
   std::byte* address(const Place& place, int rank) const {

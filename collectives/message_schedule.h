@@ -21,7 +21,7 @@ struct MessageShape {
   Collective collective = Collective::kBarrier;
   Algorithm algorithm = Algorithm::kDirect;
   Deliver deliver =
-      Deliver::kOwner;  // of an all-reduce: kEverybody (direct), kNeighbor (ring), kShared (direct)
+      Deliver::kOwner;  // of an all-reduce: kEverybody, kShared, kReturned (direct), kNeighbor (ring)
   int root = 0;
   std::vector<ShardRange> slices;  // elements, by rank; of a broadcast the first is the message
   Domains domains;                 // hierarchical only

@@ -15,6 +15,7 @@ enum class Deliver : uint8_t {
   kEverybody,  // by the owner to the outputs of all ranks
   kNeighbor,   // by the owner to its own output and that of the next rank
   kShared,     // to the one output that all ranks share
+  kReturned,   // to the owner's output, and to the others in place of what they brought
 };
 
 struct Reduction {
@@ -41,6 +42,9 @@ struct Reduction {
                                                            : 1;
     for (int i = 0; i < receivers; ++i) {
       places.push_back({Space::kOutput, (owner + i) % ranks, 0, out});
+    }
+    for (int i = 1; deliver == Deliver::kReturned && i < ranks; ++i) {
+      places.push_back({Space::kReturned, (owner + i) % ranks, 0, at});
     }
     return places;
   }

@@ -26,9 +26,10 @@
 namespace annulus {
 
 enum class Space : uint8_t {
-  kInput,    // what the rank brings
-  kOutput,   // what it gets
-  kScratch,  // running sums, fp32
+  kInput,     // what the rank brings
+  kOutput,    // what it gets
+  kScratch,   // running sums, fp32
+  kReturned,  // what it gets in place of its input, where that was staged: results that others wrote there
 };
 
 // Where a payload starts.
@@ -77,6 +78,7 @@ class ScheduleBuilder {
   int rank() const { return rank_; }
   Place input(int rank, int64_t at, int part = 0) const { return {Space::kInput, rank, part, at}; }
   Place output(int rank, int64_t at) const { return {Space::kOutput, rank, 0, at}; }
+  Place returned(int rank, int64_t at) const { return {Space::kReturned, rank, 0, at}; }
   Place scratch(int rank, int64_t at) const { return {Space::kScratch, rank, 0, at}; }
 
   // Which one it is, for the descriptor.

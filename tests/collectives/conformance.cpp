@@ -255,6 +255,8 @@ std::vector<Case> cases(const Group& group) {
     for (const DataType type : {DataType::kF32, DataType::kBf16, DataType::kF16}) {
       add(Collective::kAllReduce, kMost, type);
     }
+    cases.push_back(
+        {Collective::kAllReduce, kMost, DataType::kF32, Operation::kAverage, in_heap, !in_heap, 0});
     if (algorithm != Algorithm::kRing) add(Collective::kAllReduce, kMost, DataType::kF32, true);
     add(Collective::kReduceScatter, kMost / ranks, DataType::kBf16);
     add(Collective::kReduceScatter, kMost / ranks, DataType::kF32);

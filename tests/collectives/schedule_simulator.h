@@ -133,6 +133,7 @@ class Box {
     check_after(rank, cell.write, address, "written by two at once");
     for (const Event& event : cell.reads) {
       check_after(rank, event, address, "written while it may be read");
+      if (on_write_over) on_write_over(rank, address, event.rank);
     }
     cell.reads.clear();
     cell.write = {rank, tick(rank)};
@@ -288,6 +289,8 @@ class Box {
 
  public:
   Symbols symbols;
+  // Told of each rank that has read what is written over.
+  std::function<void(int rank, const Address&, int reader)> on_write_over;
 };
 
 // What runs in order: each part says whether it is done or has to wait.
