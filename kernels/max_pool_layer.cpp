@@ -26,7 +26,7 @@ class MaxPoolLayer final : public Layer {
     shape_.stride = stride_of(spec);
     shape_.padding = spec.padding;
     dst_desc_ = onednn::make_desc({input.dims[0], input.dims[1], shape_.out_height(), shape_.out_width()},
-                                  layout.tag);
+                                  layout.tag, context.type);
   }
 
   const dnnl::memory::desc& dst_desc() const override { return dst_desc_; }
