@@ -1,6 +1,10 @@
 #include "collectives/exchange.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "collectives/direct.h"
+#include "collectives/norm_meeting.h"
 #include "collectives/ring.h"
 #include "telemetry/check.h"
 
@@ -80,25 +84,38 @@ std::vector<int64_t> ExchangePlan::descriptors_per_step() const {
 }
 
 Exchange::Exchange(const ExchangePlan& plan, const ExchangeMemory& memory, Versions versions, Waiter& waiter,
-                   SumSink sink)
+                   SumSink sink, NormMeeting* meeting)
     : versions_(versions),
+      meeting_(meeting),
       sink_(std::move(sink)),
+      keep_([this](int64_t at, int64_t count, const float* sum) {
+        std::memcpy(kept_[step_ % kept_.size()] + at, sum, count * sizeof(float));
+        meeting_->add(at, count, sum);
+      }),
       bindings_(bind(memory)),
       executor_(memory.base, plan.ranks, waiter, memory.has_ring, memory.ring) {
   for (int bucket = 0; bucket < static_cast<int>(plan.buckets.size()); ++bucket) {
     schedules_.push_back(plan.schedule(waiter.rank(), bucket));
+  }
+  if (meeting_ == nullptr) return;
+  for (const std::vector<float*>& set : memory.gradients) kept_.push_back(set[waiter.rank()]);
+  for (const BucketExtent& bucket : plan.buckets) {
+    const ShardRange blocks = slice_of(waiter.rank(), plan.ranks, bucket);
+    own_.push_back(
+        {bucket.offset + blocks.begin * kBlockElements, bucket.offset + blocks.end * kBlockElements});
   }
 }
 
 void Exchange::begin(uint32_t step) {
   CHECK(updated_ == published_);
   step_ = step;
-  published_ = updated_ = 0;
+  published_ = summed_ = updated_ = 0;
+  if (meeting_ != nullptr) meeting_->begin(step);
   runs_.clear();
   for (std::size_t bucket = 0; bucket < schedules_.size(); ++bucket) {
     runs_.push_back({.schedule = &schedules_[bucket],
                      .binding = &bindings_[step % bindings_.size()],
-                     .sink = &sink_,
+                     .sink = meeting_ == nullptr ? &sink_ : &keep_,
                      .label = {Phase::kStep, step, static_cast<uint32_t>(bucket)}});
   }
 }
@@ -123,14 +140,16 @@ void Exchange::finish() {
   CHECK(published_ == schedules_.size());
   const int64_t begin = now_ns() - executor_.waiter().waited_ns();
   while (updated_ < published_) {
-    if (!advance()) executor_.wait(runs_[updated_]);
+    if (!advance()) wait(nullptr);
   }
   executor_.counts().busy_ns += now_ns() - executor_.waiter().waited_ns() - begin;
 }
 
 void Exchange::wait(const std::function<bool()>& or_else) {
-  if (updated_ < published_) {
-    executor_.wait(runs_[updated_], or_else);
+  if (summed_ < published_) {
+    executor_.wait(runs_[summed_], or_else);
+  } else if (updated_ < published_ && all_summed()) {
+    meeting_->wait(executor_.waiter(), or_else);
   } else {
     const WaitFor what{Await::kGradients, static_cast<uint32_t>(executor_.waiter().rank()),
                        static_cast<uint32_t>(published_), step_};
@@ -139,13 +158,36 @@ void Exchange::wait(const std::function<bool()>& or_else) {
 }
 
 bool Exchange::advance() {
-  if (updated_ == published_) return false;
-  const bool done = executor_.advance(runs_[updated_]);
-  if (!done) return false;
+  if (summed_ < published_) {
+    if (!executor_.advance(runs_[summed_])) return false;
+    ++summed_;
+    if (meeting_ == nullptr) {
+      commit();
+    } else if (all_summed()) {
+      meeting_->announce();
+      executor_.waiter().wake_all();
+    }
+    return true;
+  }
+  if (updated_ == published_ || !all_summed() || !meeting_->complete()) return false;
+  update_kept(updated_);
+  commit();
+  return true;
+}
+
+void Exchange::commit() {
   versions_.store(executor_.waiter().rank(), static_cast<int>(updated_), step_);
   ++updated_;
   executor_.waiter().wake_all();
-  return true;
+}
+
+void Exchange::update_kept(std::size_t bucket) {
+  const float* const kept = kept_[step_ % kept_.size()];
+  const ShardRange& own = own_[bucket];
+  for (int64_t at = own.begin; at < own.end; at += kPieceElements) {
+    sink_(at, std::min(kPieceElements, own.end - at), kept + at);
+    if ((at - own.begin) % kSumBlock == 0) executor_.waiter().beat();
+  }
 }
 
 }  // namespace annulus

@@ -5,6 +5,10 @@
 // and hands every piece to a sink (the optimizer), which writes the new generation. Then it raises its
 // version of that bucket. All ranks publish the same buckets in the same order 0, 1, 2, ...
 //
+// Where the update depends on the norm of the whole gradient there are two passes: sums are kept in the
+// owner's own gradient buffer, which nobody else reads there; when all ranks have summed everything
+// (norm_meeting.h), they go to the sink.
+//
 // The algorithm is a schedule per bucket (schedule.h). publish() and progress() do what can be done at once,
 // finish() waits. When a rank dies, the others wait for it until
 // Waiter::wait gives up.
@@ -44,6 +48,8 @@ struct ExchangeMemory {
   std::function<bool(int from, int to)> has_ring;
   std::function<SpscRing(int from, int to)> ring;
 };
+
+class NormMeeting;
 
 enum class Algorithm : uint8_t { kDirect, kRing, kHierarchical };
 const char* to_string(Algorithm algorithm);  // as --algorithm names it
@@ -102,9 +108,11 @@ class StepExchange {
 class Exchange final : public StepExchange {
  public:
   // `plan`, `versions` and `waiter` are those of the waiter's rank. `sink` gets the sums of its slices:
-  // `count` floats, a multiple of 64, from element `at` of the parameters on.
+  // `count` floats, a multiple of 64, from element `at` of the parameters on. With a meeting (that of the
+  // same rank and plan), which must outlive the exchange, it gets them after all ranks have met:
+  // meeting->norm() is then that of the step.
   Exchange(const ExchangePlan& plan, const ExchangeMemory& memory, Versions versions, Waiter& waiter,
-           SumSink sink);
+           SumSink sink, NormMeeting* meeting = nullptr);
 
   void begin(uint32_t step) override;
   void publish() override;
@@ -117,16 +125,25 @@ class Exchange final : public StepExchange {
   void wait(const std::function<bool()>& or_else);
 
  private:
-  bool advance();  // the first unfinished bucket; whether it is finished now
+  bool advance();  // one bucket's sum or update, or both; whether that could be done
+  void commit();   // the first bucket that is not updated yet has been updated
+  void update_kept(std::size_t bucket);
+  // Whether all that is missing is the meeting, or what comes after it.
+  bool all_summed() const { return summed_ == schedules_.size(); }
 
   Versions versions_;
+  NormMeeting* meeting_;
   SumSink sink_;
+  SumSink keep_;                   // takes the place of sink_ in the first of two passes
+  std::vector<float*> kept_;       // by set of gradient buffers: where
+  std::vector<ShardRange> own_;    // by bucket: the own slice, elements
   std::vector<Binding> bindings_;  // one per set of gradient buffers
   std::vector<Schedule> schedules_;
   std::vector<Executor::Run> runs_;
   Executor executor_;
   uint32_t step_ = 0;
   std::size_t published_ = 0;  // buckets that this rank has published in this step
+  std::size_t summed_ = 0;     // buckets whose slice this rank has summed in this step
   std::size_t updated_ = 0;    // buckets whose slice this rank has updated in this step
 };
 

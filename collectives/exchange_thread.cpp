@@ -10,11 +10,11 @@
 namespace annulus {
 
 ExchangeThread::ExchangeThread(const ExchangePlan& plan, const ExchangeMemory& memory, Versions versions,
-                               Waiter& waiter, const Place& place, SumSink sink)
+                               Waiter& waiter, const Place& place, SumSink sink, NormMeeting* meeting)
     : compute_(waiter),
       cpu_(place.cpu),
       waiter_(waiter.of_thread(Waiter::kExchangeThread, place.waiting)),
-      exchange_(plan, memory, versions, waiter_, std::move(sink)),
+      exchange_(plan, memory, versions, waiter_, std::move(sink), meeting),
       thread_([this] { run(); }) {}
 
 ExchangeThread::~ExchangeThread() {

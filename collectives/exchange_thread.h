@@ -38,9 +38,10 @@ class ExchangeThread final : public StepExchange {
   };
 
   // As Exchange; `waiter` is the compute thread's, and all further calls are made by that thread. `controls`
-  // must have two threads per rank. Starts the thread. The sink is called on it.
+  // must have two threads per rank. Starts the thread. The sink is called on it, and the meeting used by it:
+  // the compute thread may ask for the norm of a finished step until it begins the next one.
   ExchangeThread(const ExchangePlan& plan, const ExchangeMemory& memory, Versions versions, Waiter& waiter,
-                 const Place& place, SumSink sink);
+                 const Place& place, SumSink sink, NormMeeting* meeting = nullptr);
   // Ends the thread, finished or not.
   ~ExchangeThread() override;
 

@@ -27,9 +27,10 @@ class Versions {
     return (buckets + kWords - 1) / kWords * kWords;
   }
 
-  // `words`: ranks x row_words(buckets) words in shared memory.
-  Versions(std::atomic<uint32_t>* words, int ranks, int buckets)
-      : words_(words), ranks_(ranks), buckets_(buckets), row_(row_words(buckets)) {}
+  // `words`: ranks x row_words(buckets) words in shared memory. `what`: what they stand for, for those who
+  // wait.
+  Versions(std::atomic<uint32_t>* words, int ranks, int buckets, Await what = Await::kVersion)
+      : words_(words), ranks_(ranks), buckets_(buckets), row_(row_words(buckets)), what_(what) {}
 
   // Whether `version` means at least `step` steps. Versions count modulo 2^32; kNone is one before 0.
   static bool reached(uint32_t version, uint32_t step) { return static_cast<int32_t>(version - step) >= 0; }
@@ -67,7 +68,7 @@ class Versions {
   // Waits until every rank's slice of the bucket holds `step`. Memory ordering: V1. Throws as Waiter::wait.
   void wait_bucket(Waiter& waiter, int bucket, uint32_t step) const {
     for (int rank = 0; rank < ranks_; ++rank) {
-      const WaitFor what{Await::kVersion, static_cast<uint32_t>(rank), static_cast<uint32_t>(bucket), step};
+      const WaitFor what{what_, static_cast<uint32_t>(rank), static_cast<uint32_t>(bucket), step};
       waiter.wait(what, [&] { return reached(load(rank, bucket), step); });
     }
   }
@@ -85,6 +86,7 @@ class Versions {
   int ranks_;
   int buckets_;
   int64_t row_;
+  Await what_;
 };
 
 }  // namespace annulus

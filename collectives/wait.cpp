@@ -42,6 +42,8 @@ const char* to_string(Await what) {
       return "the communication thread";
     case Await::kGradients:
       return "the gradients";
+    case Await::kNorm:
+      return "the norm of the gradients";
   }
   return "?";
 }

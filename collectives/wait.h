@@ -47,6 +47,7 @@ enum class Await : uint32_t {
   kLauncher,   // the launcher: data loaded, leave to end
   kExchange,   // the compute thread: its rank's exchange thread
   kGradients,  // an exchange thread: its rank's compute thread
+  kNorm,       // the norm of the peer's part of the gradient
 };
 const char* to_string(Await what);
 

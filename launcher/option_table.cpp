@@ -47,17 +47,18 @@ std::string describe(const NumberRange& range) {
   return text;
 }
 
-double read_number(const std::string& text, const std::string& where, const NumberRange& range) {
+double read_number(const std::string& text, const std::string& where, const NumberRange& range,
+                   const char* or_else = "") {
   double value = 0;
   const char* end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, value);
   if (stop != end || error == std::errc::invalid_argument || std::isnan(value)) {
-    throw UserError::format("{}: not a number; give {}", where, describe(range));
+    throw UserError::format("{}: not a number; give {}{}", where, describe(range), or_else);
   }
   const bool low_ok = range.low_included ? value >= range.low : value > range.low;
   const bool high_ok = range.high_included ? value <= range.high : value < range.high;
   if (error != std::errc{} || !std::isfinite(value) || !low_ok || !high_ok) {
-    throw UserError::format("{}: out of range; give {}", where, describe(range));
+    throw UserError::format("{}: out of range; give {}{}", where, describe(range), or_else);
   }
   return value;
 }
@@ -149,6 +150,19 @@ Option& OptionTable::number(std::string name, std::string value_name, double& ta
   };
   // fmt writes the shortest text that reads back as the same double.
   option.write = [&target] { return fmt::format("{}", target); };
+  return add(std::move(option));
+}
+
+Option& OptionTable::number_or_off(std::string name, std::string value_name, double& target,
+                                   NumberRange range, std::string help) {
+  Option option;
+  option.name = std::move(name);
+  option.value_name = std::move(value_name);
+  option.help = std::move(help);
+  option.read = [&target, range](const std::string& text, const std::string& where) {
+    target = text == "off" ? 0 : read_number(text, where, range, ", or off");
+  };
+  option.write = [&target] { return target == 0 ? "off" : fmt::format("{}", target); };
   return add(std::move(option));
 }
 

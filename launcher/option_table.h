@@ -68,6 +68,9 @@ class OptionTable {
   Option& choice(std::string name, std::string& target, std::vector<std::string> choices, std::string help);
   Option& number(std::string name, std::string value_name, double& target, NumberRange range,
                  std::string help);
+  // A number in the range, which does not hold 0, or the word off, which is stored as 0.
+  Option& number_or_off(std::string name, std::string value_name, double& target, NumberRange range,
+                        std::string help);
   // An option that is not set by default; `default_text` says for people what holds then.
   Option& number(std::string name, std::string value_name, std::optional<double>& target, NumberRange range,
                  std::string help, std::string default_text);

@@ -207,6 +207,8 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
       .default_text = std::to_string(kDecayEvery);
   table.number("decay-factor", "F", config.decay_factor, {.low = 0, .low_included = false, .high = 1},
                "schedule step: what the learning rate is multiplied by", fmt::format("{}", kDecayFactor));
+  table.number_or_off("clip", "NORM|off", config.clip, {.low = 0, .low_included = false},
+                      "largest L2 norm of the gradient; a larger one is scaled down to it");
   table.on_off("augment", config.augment, "vary the training images at random");
   table.whole("seed", "N", config.seed, "decides initial weights, order of the images and augmentation");
 
@@ -324,8 +326,8 @@ TopoOptions parse_topo(int argc, const char* const* argv) {
   table.section("The plan");
   table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
   table.section("What decides the segment's size");
-  table.take(train, {"model", "dataset", "data", "batch-size", "shards", "accumulate", "optimizer",
-                     "precision", "algorithm", "bucket-mb", "staleness", "comm-thread"});
+  table.take(train, {"model", "dataset", "data", "batch-size", "shards", "accumulate", "precision",
+                     "optimizer", "clip", "algorithm", "bucket-mb", "staleness", "comm-thread"});
   table.exclude("shards", "accumulate");
   table.parse(argc, argv);
   settle_optimizer(table, options.config);

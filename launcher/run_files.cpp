@@ -44,20 +44,20 @@ nlohmann::json number_or_null(double value) {
   return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(nullptr);
 }
 
-std::string to_line(const StepSummary& step, int64_t steps_per_epoch) {
+std::string to_line(const StepSummary& step, const RunPlan& run) {
   const auto ms = [](double ns) { return std::round(ns * 1e-3) * 1e-3; };
-  return nlohmann::ordered_json{{"step", step.step},
-                                {"epoch", (step.step - 1) / steps_per_epoch + 1},
-                                {"loss", number_or_null(step.loss)},
-                                {"images", step.images},
-                                {"step_ms", ms(step.compute_ns + step.comm_ns + step.sync_ns)},
-                                {"compute_ms", ms(step.compute_ns)},
-                                {"comm_ms", ms(step.comm_ns)},
-                                {"sync_ms", ms(step.sync_ns)},
-                                {"hidden_ms", ms(step.hidden_ns)},
-                                {"slowest_rank", step.slowest_rank}}
-             .dump() +
-         "\n";
+  nlohmann::ordered_json json{{"step", step.step},
+                              {"epoch", run.schedule.images(static_cast<int64_t>(step.step)).epoch + 1},
+                              {"loss", number_or_null(step.loss)},
+                              {"images", step.images},
+                              {"step_ms", ms(step.compute_ns + step.comm_ns + step.sync_ns)},
+                              {"compute_ms", ms(step.compute_ns)},
+                              {"comm_ms", ms(step.comm_ns)},
+                              {"sync_ms", ms(step.sync_ns)},
+                              {"hidden_ms", ms(step.hidden_ns)},
+                              {"slowest_rank", step.slowest_rank}};
+  if (run.config.clip > 0) json["gradient_norm"] = number_or_null(step.gradient_norm);
+  return json.dump() + "\n";
 }
 
 std::string to_line(const EvalSummary& evaluation) {
@@ -85,9 +85,8 @@ int write_run_files(const fs::path& directory, const Job& job, const Segment& se
       write_file(directory / "plan.json", nlohmann::json(job.run.network).dump(1) + "\n");
       metrics.open(directory / "metrics.jsonl", std::ios::binary);
     }
-    aggregator.poll(
-        [&](const StepSummary& step) { metrics << to_line(step, job.run.schedule.steps_per_epoch()); },
-        [&](const EvalSummary& evaluation) { metrics << to_line(evaluation); });
+    aggregator.poll([&](const StepSummary& step) { metrics << to_line(step, job.run); },
+                    [&](const EvalSummary& evaluation) { metrics << to_line(evaluation); });
     metrics.flush();
   };
   std::string summary;

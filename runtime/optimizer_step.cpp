@@ -18,6 +18,11 @@ SgdStep sgd_step(const TrainConfig& config, float learning_rate) {
           .nesterov = config.optimizer == "nesterov"};
 }
 
+float clip_factor(double limit, double norm) {
+  const double factor = limit / (norm + 1e-6);
+  return factor >= 1 ? 1.0f : static_cast<float>(factor);
+}
+
 OptimizerStep::OptimizerStep(const TrainConfig& config, uint32_t step, float learning_rate)
     : adam_(uses_adam(config)) {
   if (adam_) {

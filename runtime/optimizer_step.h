@@ -13,6 +13,11 @@ namespace annulus {
 AdamOptions adam_options(const TrainConfig& config);               // of adam and adamw
 SgdStep sgd_step(const TrainConfig& config, float learning_rate);  // of the others
 
+// What a gradient of norm `norm` is multiplied by so that its norm is at most `limit` (Pascanu, Mikolov and
+// Bengio, "On the difficulty of training recurrent neural networks", ICML 2013), as PyTorch's
+// clip_grad_norm_: limit / (norm + 1e-6), at most 1; NaN where the norm is.
+float clip_factor(double limit, double norm);
+
 // The arrays of one generation. Moments that the optimizer does not have are null.
 struct StateArrays {
   float* weights = nullptr;

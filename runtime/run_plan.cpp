@@ -11,6 +11,7 @@ SegmentInputs RunPlan::segment_inputs() const {
           .state_arrays = 1 + moment_arrays(config),
           .staleness = config.staleness,
           .waiting_threads = comm_cpus.empty() ? 1 : 2,
+          .norms = config.clip > 0,
           .dataset = dataset};
 }
 

@@ -34,6 +34,7 @@ Segment::Segment(const SegmentPlan& plan, const SegmentInputs& inputs, uint64_t 
   header.gradient_sets = gradient_sets_;
   header.rank_parts = plan.rank_parts;
   header.versions = plan.versions;
+  header.norms = plan.norms;
   header.rings = plan.rings;
   header.state = plan.state;
   header.gradients = plan.gradients;

@@ -51,6 +51,9 @@ class Segment {
   float* moments_after(uint32_t step, int array = 0) const {
     return moments(static_cast<int>(step % 2), array);
   }
+  std::byte* norms() const {
+    return base() + plan_.norms.offset;
+  }  // of NormMeeting; only with SegmentInputs::norms
   DatasetView data(const DatasetInfo& info) const;
 
   // Makes every rank give up the step under way: its waits throw StepAborted.

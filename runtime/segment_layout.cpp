@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "collectives/norm_meeting.h"
+
 namespace annulus {
 namespace {
 
@@ -111,6 +113,11 @@ SegmentPlan plan_segment(const SegmentInputs& inputs) {
   plan.versions = cursor.since(begin);
   plan.homes.push_back({plan.versions, 0});
 
+  const uint64_t norms = cursor.take(0, kPageBytes);
+  if (inputs.norms) cursor.take(NormMeeting::bytes(inputs.exchange()), kPageBytes);
+  plan.norms = cursor.since(norms);
+  plan.homes.push_back({plan.norms, 0});
+
   plan_rings(inputs, cursor, plan);
   plan_state(inputs, cursor, plan);
   plan_gradients(inputs, cursor, plan);
@@ -123,6 +130,7 @@ SegmentPlan plan_segment(const SegmentInputs& inputs) {
                 {"rings", plan.rings.bytes},
                 {fmt::format("weights, {} generations", inputs.weight_generations()),
                  inputs.weight_generations() * plan.state_array_bytes}};
+  if (inputs.norms) plan.parts.push_back({"norms of gradient blocks", plan.norms.bytes});
   if (inputs.state_arrays > 1) {
     plan.parts.push_back(
         {inputs.state_arrays == 2 ? "moments, 2 generations" : "moments, 2 arrays in 2 generations",

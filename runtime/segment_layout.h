@@ -7,8 +7,9 @@
 //              rank's    any        receiver's  a slice's pages on    rank's node             all nodes of
 //              node      node       node        its owner's node                              ranks in turn
 //
-// There are 0, 1 or 2 arrays of moments. With --staleness 1 there is a third generation of weights behind the
-// two of weights and moments, and gradients have two sets of buffers, not one.
+// With --clip there is a section of norms behind the versions (norm_meeting.h). There are 0, 1 or 2 arrays of
+// moments. With --staleness 1 there is a third generation of weights behind the two of weights and moments,
+// and gradients have two sets of buffers, not one.
 //
 // Sections start on pages. Everything inside is 64-byte aligned, words of different ranks 128 bytes apart or
 // more. Who writes what is said at each field; nothing is allocated after the fork and no lock lives here.
@@ -29,7 +30,7 @@
 namespace annulus {
 
 inline constexpr uint64_t kSegmentMagic = 0x31'53'55'4c'55'4e'4e'41;  // "ANNULUS1" in memory order
-inline constexpr uint32_t kSegmentVersion = 2;
+inline constexpr uint32_t kSegmentVersion = 3;
 inline constexpr int64_t kPageBytes = 4096;
 
 struct Section {
@@ -48,7 +49,7 @@ struct SegmentHeader {
   uint32_t state_arrays;        // of one generation: weights, and 0, 1 or 2 arrays of moments
   uint32_t weight_generations;  // step k's update writes weights k modulo this, and moments k modulo 2
   uint32_t gradient_sets;       // step k's gradients are in set k modulo this
-  Section rank_parts, versions, rings, state, gradients, data;
+  Section rank_parts, versions, norms, rings, state, gradients, data;
 
   alignas(kRankSpacing) WaitControl wait;
 
@@ -102,6 +103,7 @@ struct SegmentInputs {
   int state_arrays = 2;     // of one generation: weights, and 0, 1 or 2 arrays of moments
   int staleness = 0;        // 1: an update goes on while the next step computes
   int waiting_threads = 1;  // of each rank; 2: exchanges have threads of their own
+  bool norms = false;       // whether ranks meet for the norm of the gradient
   DatasetInfo dataset;
 
   // While step k computes on what step k-2 wrote, step k-1 still reads that and writes another; should step
@@ -114,7 +116,7 @@ struct SegmentInputs {
 };
 
 struct SegmentPlan {
-  Section rank_parts, versions, rings, state, gradients, data;
+  Section rank_parts, versions, norms, rings, state, gradients, data;
   uint64_t bytes = 0;
 
   uint64_t rank_part_stride = 0;

@@ -41,6 +41,7 @@ struct TrainConfig {
   int64_t warmup = 0;                           // steps over which the rate rises to learning_rate
   std::optional<int64_t> decay_every;           // epochs; of schedule step; absent: kDecayEvery
   std::optional<double> decay_factor;           // of schedule step; absent: kDecayFactor
+  double clip = 0;                              // largest L2 norm of the gradient; 0: not clipped
   bool augment = false;
   uint64_t seed = 1;
 

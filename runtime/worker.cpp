@@ -89,12 +89,17 @@ void Worker::prepare() {
 
   const ExchangePlan exchange = run_.segment_inputs().exchange();
   const auto sink = [this](int64_t offset, int64_t count, const float* sum) { apply(offset, count, sum); };
+  // All that the optimizer updates takes part in the norm.
+  if (run_.config.clip > 0)
+    meeting_.emplace(segment_.norms(), exchange, rank_, ShardRange{0, run_.buckets.statistics});
+  NormMeeting* const meeting = meeting_ ? &*meeting_ : nullptr;
   if (run_.comm_cpus.empty()) {
-    exchange_ = std::make_unique<Exchange>(exchange, segment_.exchange_memory(), versions_, waiter_, sink);
-  } else {
     exchange_ =
-        std::make_unique<ExchangeThread>(exchange, segment_.exchange_memory(), versions_, waiter_,
-                                         ExchangeThread::Place{run_.comm_cpus[rank_], run_.waiting}, sink);
+        std::make_unique<Exchange>(exchange, segment_.exchange_memory(), versions_, waiter_, sink, meeting);
+  } else {
+    exchange_ = std::make_unique<ExchangeThread>(exchange, segment_.exchange_memory(), versions_, waiter_,
+                                                 ExchangeThread::Place{run_.comm_cpus[rank_], run_.waiting},
+                                                 sink, meeting);
   }
   write_initial_state();
 }
@@ -164,7 +169,8 @@ bool Worker::step(uint32_t step) {
                     .hidden_ns = hidden_.take(exchange_ns()),
                     .loss_units = loss.loss_units,
                     .images = loss.images,
-                    .not_finite = loss.not_finite});
+                    .not_finite = loss.not_finite,
+                    .gradient_norm = gradient_norm_});
   return true;
 }
 
@@ -191,6 +197,7 @@ void Worker::finish_update() {
   if (updating_step_ == 0) return;
   exchange_->finish();
   if (hidden_.under_way()) hidden_.end(exchange_ns());
+  if (meeting_) gradient_norm_ = meeting_->norm();
   part_.descriptors.store(exchange_->counts().descriptors, std::memory_order_relaxed);
   part_.bytes.store(exchange_->counts().bytes, std::memory_order_relaxed);
 }
@@ -289,6 +296,11 @@ void Worker::apply(int64_t offset, int64_t count, const float* sum) {
     average_in(count, sum, segment_.weights_after(updating_step_ - 1) + offset,
                segment_.weights_after(updating_step_) + offset);
     return;
+  }
+  const float factor = meeting_ ? clip_factor(run_.config.clip, meeting_->norm()) : 1.0f;
+  if (factor != 1) {
+    for (int64_t i = 0; i < count; ++i) clipped_[i] = factor * sum[i];
+    sum = clipped_;
   }
   update_.apply(count, sum, state_after(updating_step_ - 1) + offset, state_after(updating_step_) + offset,
                 update_stores_);

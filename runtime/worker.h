@@ -7,8 +7,11 @@
 #include <algorithm>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <utility>
 
+#include "collectives/executor.h"
+#include "collectives/norm_meeting.h"
 #include "collectives/store_chooser.h"
 #include "kernels/network.h"
 #include "runtime/arena.h"
@@ -95,6 +98,9 @@ class Worker {
   std::vector<uint8_t> labels_;
   uint32_t updating_step_ = 0;  // whose update apply() makes; 0: none so far
   OptimizerStep update_;
+  std::optional<NormMeeting> meeting_;  // only with --clip
+  double gradient_norm_ = 0;            // before clipping, of the last update that this rank has finished
+  alignas(kLineBytes) float clipped_[kPieceElements];  // apply()'s
   UpdateStores update_stores_;
   StoreChooser weight_store_;  // goes by whole steps, because all ranks read the weights in the next forward
   HiddenTime hidden_;

@@ -26,6 +26,9 @@ struct StepRecord {
   int64_t loss_units = 0;  // in kLossUnitNats, over this rank's images
   int64_t images = 0;
   int64_t not_finite = 0;
+  // With --clip: L2 norm of the gradient, before clipping, of the last update that the rank has finished:
+  // this step's, or with --staleness 1 that of the step before. The same on all ranks.
+  double gradient_norm = 0;
 };
 
 // One evaluation of one rank's part of the test images.

@@ -61,6 +61,7 @@ void StepAggregator::poll(const std::function<void(const StepSummary&)>& on_step
         sums.longest_compute = record.compute_ns;
         step.slowest_rank = rank;
       }
+      step.gradient_norm = record.gradient_norm;
       sums.loss_units += record.loss_units;
       sums.images += record.images;
       sums.not_finite += record.not_finite;

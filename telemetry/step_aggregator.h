@@ -20,8 +20,9 @@ struct StepSummary {
   int64_t end_ns = 0;                                      // last rank's
   double compute_ns = 0, comm_ns = 0, sync_ns = 0, hidden_ns = 0;
   int64_t images = 0;
-  double loss = 0;       // mean over images in nats; NaN if an image's was not finite
-  int slowest_rank = 0;  // the one that computed longest
+  double loss = 0;           // mean over images in nats; NaN if an image's was not finite
+  double gradient_norm = 0;  // StepRecord::gradient_norm
+  int slowest_rank = 0;      // the one that computed longest
 };
 
 // One evaluation of the whole run.

@@ -8,11 +8,13 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "collectives/exchange_thread.h"
+#include "collectives/norm_meeting.h"
 #include "kernels/reduce.h"
 
 namespace annulus {
@@ -23,11 +25,15 @@ class Box {
 
   // Whether each exchange has a thread of its own.
   enum class Threads { kOne, kTwo };
+  // Whether ranks meet for the norm of their sums before these go to the sink.
+  enum class Meets { kNo, kYes };
 
-  explicit Box(ExchangePlan plan, WaitPolicy policy = kWaiting, int sets = 1, Threads threads = Threads::kOne)
+  explicit Box(ExchangePlan plan, WaitPolicy policy = kWaiting, int sets = 1, Threads threads = Threads::kOne,
+               Meets meets = Meets::kNo)
       : plan_(std::move(plan)),
         sets_(sets),
         threads_(threads),
+        meets_(meets),
         policy_(policy),
         capacities_(plan_.descriptors_per_step()) {
     elements_ = buckets().back().offset + buckets().back().blocks * kBlockElements;
@@ -50,23 +56,33 @@ class Box {
     for (int rank = 0; rank < ranks(); ++rank) buffers_ = std::max(buffers_, rank_sum(rank).buffers);
     gradients_ = allocate(sets_ * ranks() * buffers_ * elements_ * sizeof(float));
     result_ = allocate(elements_ * sizeof(float));
+    norms_ = allocate(NormMeeting::bytes(plan_));
+    norm_part_ = {0, elements_};
+    seen_.resize(ranks());
   }
 
-  // Runs body(rank, waiter, exchange) on one thread per rank. Sums land in result().
+  // Only these elements take part in the norm.
+  void set_norm_part(ShardRange part) { norm_part_ = part; }
+
+  // Runs body(rank, waiter, exchange) on one thread per rank. Sums land in result(), norms in norm_seen().
   void run(const std::function<void(int, Waiter&, StepExchange&)>& body) {
     std::vector<std::thread> threads;
     for (int rank = 0; rank < ranks(); ++rank) {
       threads.emplace_back([&, rank] {
         Waiter waiter(control, controls(), rank, policy_);
-        const auto sink = [this](int64_t offset, int64_t count, const float* sum) {
+        std::optional<NormMeeting> meeting;
+        if (meets_ == Meets::kYes) meeting.emplace(norms_.get(), plan_, rank, norm_part_);
+        NormMeeting* const met = meeting ? &*meeting : nullptr;
+        const auto sink = [this, rank, met](int64_t offset, int64_t count, const float* sum) {
           std::memcpy(result() + offset, sum, count * sizeof(float));
+          if (met != nullptr) seen_[rank].norm = met->norm();
         };
         if (threads_ == Threads::kOne) {
-          Exchange exchange(plan_, memory(), versions(), waiter, sink);
+          Exchange exchange(plan_, memory(), versions(), waiter, sink, met);
           body(rank, waiter, exchange);
         } else {
           ExchangeThread exchange(plan_, memory(), versions(), waiter,
-                                  {.cpu = ExchangeThread::kUnbound, .waiting = policy_}, sink);
+                                  {.cpu = ExchangeThread::kUnbound, .waiting = policy_}, sink, met);
           body(rank, waiter, exchange);
         }
       });
@@ -84,6 +100,8 @@ class Box {
            ((set * ranks() + rank) * buffers_ + buffer) * elements_;
   }
   float* result() const { return reinterpret_cast<float*>(result_.get()); }
+  // The norm that came with the rank's last sum.
+  double norm_seen(int rank) const { return seen_[rank].norm; }
   int64_t elements() const { return elements_; }
   const std::vector<BucketExtent>& buckets() const { return plan_.buckets; }
   RankControls controls() const {
@@ -128,11 +146,17 @@ class Box {
   ExchangePlan plan_;
   int sets_;  // of gradient buffers
   Threads threads_;
+  Meets meets_;
   WaitPolicy policy_;
   std::vector<int64_t> capacities_;  // lines; 0: no ring
   int64_t elements_ = 0;
   int buffers_ = 0;
-  Memory controls_storage_, words_, gradients_, result_;
+  Memory controls_storage_, words_, gradients_, result_, norms_;
+  ShardRange norm_part_;
+  struct alignas(kRankSpacing) Seen {
+    double norm = 0;
+  };
+  std::vector<Seen> seen_;
   std::vector<Memory> rings_;
 };
 

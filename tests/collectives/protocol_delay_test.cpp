@@ -49,14 +49,15 @@ std::vector<float> exchanged(const Case& c, uint64_t seed, int64_t spin_ns) {
 
 // The sums of the last step, where each step is finished while the next one computes. With two threads it is
 // the compute threads that are held up.
-std::vector<float> exchanged_late(const Case& c, uint64_t seed, int64_t spin_ns, Box::Threads threads) {
+std::vector<float> exchanged_late(const Case& c, uint64_t seed, int64_t spin_ns, Box::Threads threads,
+                                  Box::Meets meets = Box::Meets::kNo) {
   constexpr int kSets = 2;
   Box box({c.algorithm,
            c.ranks,
            c.shards,
            {{0, 1}, {kBlockElements, c.ranks}, {(1 + c.ranks) * kBlockElements, 2 * c.ranks + 1}},
            tree_domains(c.ranks, c.shards, c.domains)},
-          {.spin_ns = spin_ns, .deadline_ns = 60'000'000'000}, kSets, threads);
+          {.spin_ns = spin_ns, .deadline_ns = 60'000'000'000}, kSets, threads, meets);
   box.run([&](int rank, Waiter& waiter, StepExchange& exchange) {
     delay_this_thread(seed * 1000 + rank + 1);
     for (uint32_t step = 1; step <= kSteps; ++step) do_delayed_step(box, rank, step, waiter, exchange);
@@ -82,6 +83,18 @@ TEST_P(DelaysInTraining, change_no_bit_where_a_step_is_finished_during_the_next_
   for (const Box::Threads threads : {Box::Threads::kOne, Box::Threads::kTwo}) {
     for (uint64_t seed = 1; seed <= 8; ++seed) {
       const std::vector<float> got = exchanged_late(GetParam(), seed, seed % 2 == 0 ? 2000 : 0, threads);
+      const float* const last = all.data() + (kSteps - 1) * got.size();
+      ASSERT_EQ(std::memcmp(got.data(), last, got.size() * sizeof(float)), 0) << seed;
+    }
+  }
+}
+
+TEST_P(DelaysInTraining, change_no_bit_where_ranks_meet_for_the_norm) {
+  const std::vector<float> all = exchanged(GetParam(), 0, 0);
+  for (const Box::Threads threads : {Box::Threads::kOne, Box::Threads::kTwo}) {
+    for (uint64_t seed = 1; seed <= 8; ++seed) {
+      const std::vector<float> got =
+          exchanged_late(GetParam(), seed, seed % 2 == 0 ? 2000 : 0, threads, Box::Meets::kYes);
       const float* const last = all.data() + (kSteps - 1) * got.size();
       ASSERT_EQ(std::memcmp(got.data(), last, got.size() * sizeof(float)), 0) << seed;
     }

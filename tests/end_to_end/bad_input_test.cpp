@@ -57,6 +57,7 @@ TEST(BadInput, ValuesOfTheWrongTypeAreRefused) {
   expect_refused({"train", "--epochs", "two"}, {"--epochs two", "not a whole number", "give"});
   expect_refused({"train", "--workers", "-1"}, {"--workers -1", "out of range", "auto"});
   expect_refused({"train", "--lr", "fast"}, {"--lr fast", "not a number", "give"});
+  expect_refused({"train", "--clip", "0"}, {"--clip 0", "above 0", "off"});
   expect_refused({"train", "--smt", "maybe"}, {"--smt maybe", "neither on nor off"});
   expect_refused({"train", "--steps"}, {"--steps", "no value"});
   expect_refused({"train", "--deadline", "0"}, {"--deadline 0", "above 0"});

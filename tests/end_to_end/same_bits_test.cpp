@@ -2,6 +2,7 @@
 // and from 1 worker to N.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "tests/end_to_end/command.h"
@@ -114,6 +115,22 @@ TEST_F(SameBits, AccumulateIsAsManyShards) {
   EXPECT_EQ(weights({"--workers", "1", "--accumulate", "12"}, base), shards);
   EXPECT_NE(weights({"--workers", "1", "--accumulate", "3"}, base), shards);
   EXPECT_EQ(weights({}, {"train", "--config", saved}), shards);
+}
+
+TEST_F(SameBits, ClippingWithEveryOtherOptionIsTheSameOnAnyNumberOfWorkers) {
+  const Words all = {"--model", "simplecnn", "--steps", "8",      "--optimizer", "adamw",     "--lr",
+                     "0.001",   "--warmup",  "4",       "--clip", "0.5",         "--augment", "on"};
+  Words base = kRun;
+  base.erase(std::find(base.begin(), base.end(), "--lr"), std::find(base.begin(), base.end(), "--lr") + 2);
+  const std::string checksum = weights_of_any_number(all, base);
+  const std::string metrics = read_file(scratch_.path() / last_run() / "metrics.jsonl");
+  EXPECT_NE(metrics.find("\"gradient_norm\":"), std::string::npos) << metrics;
+  Words accumulated = base;
+  const auto shards = std::find(accumulated.begin(), accumulated.end(), "--shards");
+  accumulated.erase(shards, shards + 2);
+  EXPECT_EQ(weights(with(all, {"--workers", "2", "--accumulate", "6"}), accumulated), checksum);
+  EXPECT_EQ(weights(with(all, {"--workers", "2", "--comm-thread", "0"}), base), checksum);
+  EXPECT_NE(weights(with(all, {"--workers", "2", "--staleness", "1"}), base), checksum);
 }
 
 TEST_F(SameBits, DelayedUpdatesAreTheSameOnAnyNumberOfWorkers) {

@@ -174,11 +174,12 @@ TEST(Options, TheDumpAloneRepeatsTheRun) {
 
 TEST(Options, TheDumpHasEveryKeyButTheRunDirectory) {
   const std::string yaml = to_yaml(train({"--run-dir", "/r", "--data", "/d"}));
-  for (const char* key :
-       {"model",        "dataset",  "data",    "workers",    "threads-per-worker", "bind",      "smt",
-        "batch-size",   "shards",   "epochs",  "last-batch", "optimizer",          "lr",        "momentum",
-        "weight-decay", "schedule", "augment", "seed",       "algorithm",          "bucket-mb", "eval-every",
-        "warmup",       "deadline", "quiet",   "staleness",  "comm-thread"}) {
+  for (const char* key : {"model",      "dataset",    "data",       "workers",   "threads-per-worker",
+                          "bind",       "smt",        "batch-size", "shards",    "epochs",
+                          "last-batch", "optimizer",  "lr",         "momentum",  "weight-decay",
+                          "schedule",   "augment",    "seed",       "algorithm", "bucket-mb",
+                          "eval-every", "warmup",     "clip",       "deadline",  "quiet",
+                          "staleness",  "comm-thread"}) {
     EXPECT_NE(yaml.find(fmt::format("\n{}: ", key)), yaml.npos) << key << " in\n" << yaml;
   }
   EXPECT_EQ(yaml.find("run-dir"), yaml.npos);
@@ -445,6 +446,17 @@ TEST(Options, WhatTheOptimizerDoesNotHaveIsRefused) {
             "--beta2 0.99: momentum has none; leave it out, or give --optimizer adam or adamw");
   EXPECT_EQ(refused({"--optimizer", "nesterov", "--epsilon", "0.1"}),
             "--epsilon 0.1: nesterov has none; leave it out, or give --optimizer adam or adamw");
+}
+
+TEST(Options, ClipIsANormOrOff) {
+  EXPECT_EQ(train({}).clip, 0);
+  EXPECT_EQ(train({"--clip", "0.5"}).clip, 0.5);
+  const ConfigFile file("clip: 2\n"), saved(to_yaml(train({"--clip", "0.1"})));
+  EXPECT_EQ(train({"--config", file.path()}).clip, 2);
+  EXPECT_EQ(train({"--config", file.path(), "--clip", "off"}).clip, 0);
+  EXPECT_EQ(train({"--config", saved.path()}).clip, 0.1);
+  EXPECT_EQ(refusal({"--clip", "on"}), "--clip on: not a number; give a number above 0, or off");
+  EXPECT_EQ(refusal({"--clip", "0"}), "--clip 0: out of range; give a number above 0, or off");
 }
 
 TEST(Options, OnlyTheScheduleStepHasDrops) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "collectives/norm_meeting.h"
 #include "parameter_list.h"
 #include "tests/collectives/tree_domains.h"
 
@@ -12,7 +13,7 @@ namespace annulus {
 namespace {
 
 SegmentInputs inputs_for(Algorithm algorithm, int ranks, int64_t shards, int state_arrays = 2,
-                         int domains = 1, int staleness = 0) {
+                         int domains = 1, int staleness = 0, bool norms = false) {
   return {
       .ranks = ranks,
       .shards = shards,
@@ -21,6 +22,7 @@ SegmentInputs inputs_for(Algorithm algorithm, int ranks, int64_t shards, int sta
       .buckets = plan_buckets(network_of({{0, 3000}, {1, 50'000}, {1, 77}, {2, 30'000}, {2, 10}}), 130'000),
       .state_arrays = state_arrays,
       .staleness = staleness,
+      .norms = norms,
       .dataset = describe_synthetic({1, 7, 9}, 10, 1001, 33)};
 }
 
@@ -31,17 +33,19 @@ struct Case {
   int state_arrays;
   int domains = 1;
   int staleness = 0;
+  bool norms = false;
 };
 
 class SegmentLayoutOf : public testing::TestWithParam<Case> {
  protected:
-  const SegmentInputs inputs = inputs_for(GetParam().algorithm, GetParam().ranks, GetParam().shards,
-                                          GetParam().state_arrays, GetParam().domains, GetParam().staleness);
+  const SegmentInputs inputs =
+      inputs_for(GetParam().algorithm, GetParam().ranks, GetParam().shards, GetParam().state_arrays,
+                 GetParam().domains, GetParam().staleness, GetParam().norms);
   const SegmentPlan plan = plan_segment(inputs);
 
   std::vector<Section> sections() const {
-    return {{0, kPageBytes}, plan.rank_parts, plan.versions, plan.rings,
-            plan.state,      plan.gradients,  plan.data};
+    return {{0, kPageBytes}, plan.rank_parts, plan.versions,  plan.norms,
+            plan.rings,      plan.state,      plan.gradients, plan.data};
   }
   // The rank whose home holds all of these bytes; -2 where none does.
   int home_of(uint64_t offset, uint64_t bytes) const {
@@ -168,12 +172,23 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{Algorithm::kHierarchical, 4, 12, 2, 2}, Case{Algorithm::kHierarchical, 9, 9, 1, 4},
                     Case{Algorithm::kHierarchical, 32, 64, 2, 8}, Case{Algorithm::kDirect, 2, 2, 2, 1, 1},
                     Case{Algorithm::kRing, 3, 12, 1, 1, 1}, Case{Algorithm::kDirect, 2, 4, 3},
-                    Case{Algorithm::kDirect, 3, 3, 3, 1, 1}),
+                    Case{Algorithm::kDirect, 3, 7, 2, 1, 0, true},
+                    Case{Algorithm::kRing, 40, 40, 2, 1, 1, true}, Case{Algorithm::kDirect, 3, 3, 3, 1, 1}),
     [](const auto& info) {
-      return fmt::format("{}_{}_ranks_{}_shards_{}_arrays_{}_domains_staleness_{}",
+      return fmt::format("{}_{}_ranks_{}_shards_{}_arrays_{}_domains_staleness_{}{}",
                          to_string(info.param.algorithm), info.param.ranks, info.param.shards,
-                         info.param.state_arrays, info.param.domains, info.param.staleness);
+                         info.param.state_arrays, info.param.domains, info.param.staleness,
+                         info.param.norms ? "_norms" : "");
     });
+
+TEST(SegmentLayout, has_room_for_norms_only_where_they_are_asked_for) {
+  const SegmentInputs inputs = inputs_for(Algorithm::kDirect, 3, 12, 2, 1, 0, true);
+  const SegmentPlan with = plan_segment(inputs),
+                    without = plan_segment(inputs_for(Algorithm::kDirect, 3, 12));
+  EXPECT_EQ(without.norms.bytes, 0U);
+  EXPECT_GE(static_cast<int64_t>(with.norms.bytes), NormMeeting::bytes(inputs.exchange()));
+  EXPECT_EQ(with.bytes - without.bytes, with.norms.bytes);
+}
 
 TEST(SegmentLayout, has_room_for_256_ranks) {
   for (const Algorithm algorithm : {Algorithm::kDirect, Algorithm::kRing, Algorithm::kHierarchical}) {

@@ -15,6 +15,7 @@
 #include <tuple>
 
 #include "kernels/image_batch.h"
+#include "kernels/squared_norm.h"
 #include "runtime/arena.h"
 #include "runtime/checksum.h"
 #include "runtime/initial_weights.h"
@@ -287,6 +288,7 @@ class SerialRun {
     const StepImages images = run_.schedule.images(step);
     const Array& read = weights_[std::max<int64_t>(step - 1 - run_.config.staleness, 0)];
     const Array gradient = tree(images, read, 0, run_.config.shards);
+    if (run_.config.clip > 0) clip(gradient);
     const OptimizerStep update(run_.config, static_cast<uint32_t>(step), run_.schedule.learning_rate(step));
     Array updated(run_.buckets.elements);
     Array new_moments[2] = {Array(run_.buckets.elements), Array(run_.buckets.elements)};
@@ -298,6 +300,7 @@ class SerialRun {
   }
 
   uint64_t checksum() const { return weights_checksum(run_.network, run_.buckets, weights_.back().data()); }
+  std::vector<double> norms;  // of each step's gradient, before clipping; only with --clip
 
  private:
   struct Free {
@@ -314,6 +317,23 @@ class SerialRun {
     std::unique_ptr<float[], Free> memory_;
     int64_t size_ = 0;
   };
+
+  // Squared norms per piece, block and array, in their order.
+  void clip(const Array& gradient) {
+    double all = 0;
+    for (int64_t block = 0; block < gradient.size(); block += kBlockElements) {
+      double of_block = 0;
+      for (int64_t i = block; i < block + kBlockElements; i += kPieceElements) {
+        of_block += squared_norm_reference(kPieceElements, gradient.data() + i);
+      }
+      all += of_block;
+    }
+    norms.push_back(std::sqrt(all));
+    const double factor = run_.config.clip / (norms.back() + 1e-6);
+    for (int64_t i = 0; factor < 1 && i < gradient.size(); ++i) {
+      gradient.data()[i] *= static_cast<float>(factor);
+    }
+  }
 
   Array tree(const StepImages& images, const Array& read, int64_t lo, int64_t hi) {
     if (hi - lo == 1) return of_shard(images, read, lo);
@@ -530,6 +550,64 @@ TEST(Training, evaluates_as_often_as_asked_for) {
       epochs.push_back(static_cast<int>(record.epoch));
     }
     EXPECT_EQ(epochs, expected);
+  }
+}
+
+// Gradients have norms on both sides of the limit, so that some steps are clipped and others are not.
+TEST(Training, with_clipping_has_the_bits_of_a_serial_run) {
+  for (const int staleness : {0, 1}) {
+    for (const char* comm_thread : {"inline", "sibling"}) {
+      for (const char* optimizer : {"momentum", "adamw"}) {
+        TrainConfig config = config_of(3, 6, 9);
+        config.optimizer = optimizer;
+        config.staleness = staleness;
+        config.comm_thread = comm_thread;
+        config.clip = 0.6;
+        Training training(tiny_mlp(), config);
+        SerialRun serial(training);
+        for (int64_t step = 1; step <= 9; ++step) serial.step(step);
+        const auto [least, most] = std::minmax_element(serial.norms.begin(), serial.norms.end());
+        ASSERT_LT(*least, config.clip);
+        ASSERT_GT(*most, config.clip);
+        ASSERT_EQ(training.train(), "");
+        EXPECT_EQ(training.checksum(), serial.checksum())
+            << optimizer << ", staleness " << staleness << ", " << comm_thread;
+        for (int rank = 0; rank < 3; ++rank) {
+          for (uint64_t step = 1; step <= 9; ++step) {
+            StepRecord record;
+            ASSERT_TRUE(training.segment().rank(rank).steps.read(step - 1, record));
+            // A delayed update is finished with its step only where an evaluation follows.
+            const bool evaluated = training.run().schedule.images(static_cast<int64_t>(step)).evaluated;
+            const uint64_t finished = staleness == 0 || evaluated ? step : step - 1;
+            EXPECT_EQ(record.gradient_norm, finished == 0 ? 0 : serial.norms[finished - 1]) << step;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Training, with_everything_at_once_has_the_same_bits_on_any_number_of_ranks) {
+  uint64_t expected = 0;
+  for (const int workers : {1, 2, 3, 4}) {
+    for (const char* algorithm : {"direct", "hierarchical"}) {
+      TrainConfig config;
+      config.accumulate = 12 / workers;
+      config = resolved(config, workers);
+      config.batch_size = 12;
+      config.steps = 9;
+      config.optimizer = "adamw";
+      config.learning_rate = 0.01;
+      config.weight_decay = 0.05;
+      config.warmup = 4;
+      config.clip = 0.5;
+      config.augment = true;
+      config.algorithm = algorithm;
+      Training training(tiny_cnn(), config);
+      ASSERT_EQ(training.train(), "");
+      if (expected == 0) expected = training.checksum();
+      EXPECT_EQ(training.checksum(), expected) << workers << " ranks, " << algorithm;
+    }
   }
 }
 
