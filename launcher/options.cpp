@@ -8,8 +8,8 @@
 
 #include "launcher/comm_threads.h"
 #include "launcher/cpu_list.h"
-#include "launcher/nearest_name.h"
 #include "launcher/placement.h"
+#include "telemetry/nearest_name.h"
 
 namespace annulus {
 namespace {

@@ -9,7 +9,7 @@
 #include <fstream>
 #include <functional>
 
-#include "launcher/nearest_name.h"
+#include "telemetry/nearest_name.h"
 
 namespace annulus {
 namespace {
