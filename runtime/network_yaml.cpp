@@ -11,6 +11,7 @@
 #include "kernels/max_pool.h"
 #include "telemetry/error.h"
 #include "telemetry/nearest_name.h"
+#include "telemetry/text_file.h"
 
 namespace annulus {
 namespace {
@@ -333,6 +334,10 @@ void write(YAML::Emitter& out, const NetworkNode& node, int classes) {
 }
 
 }  // namespace
+
+const std::string& kind_word(LayerKind kind) { return kind_of(kind).word; }
+
+NetworkFile read_network(const std::string& path) { return parse_network(read_text_file(path, path), path); }
 
 NetworkFile parse_network(const std::string& yaml, const std::string& path) {
   return Reader(path).read(yaml);
