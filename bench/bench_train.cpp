@@ -60,7 +60,7 @@ int bench_train(const BenchTrainOptions& options, int64_t began_ns) {
   const Job job = plan_job(config, machine, dataset, true);
   if (!options.json) {
     fmt::print("{}\n{}, {}, batch {} x {}, {}, {}, {} steps\n",
-               version_text({}).substr(0, version_text({}).find('\n')), config.model, config.precision,
+               version_text({}).substr(0, version_text({}).find('\n')), job.run.spec.name, config.precision,
                config.workers, options.batch_per_worker, job.run.network.library, job.run.network.isa,
                measured);
     for (const std::string& warning : job.warnings) fmt::print("warning: {}\n", warning);
@@ -81,7 +81,7 @@ int bench_train(const BenchTrainOptions& options, int64_t began_ns) {
   const double median = quantile(result.step_ms, 0.5), p99 = quantile(result.step_ms, 0.99);
   const double pss_mib = outcome.pss_bytes / 1048576.0;
   if (options.json) {
-    fmt::print("{}\n", nlohmann::ordered_json{{"model", config.model},
+    fmt::print("{}\n", nlohmann::ordered_json{{"model", job.run.spec.name},
                                               {"workers", config.workers},
                                               {"threads_per_worker", config.threads_per_worker},
                                               {"batch_per_worker", options.batch_per_worker},

@@ -58,7 +58,7 @@ Placement place_workers(const TrainConfig& config, const Machine& machine, int w
 }
 
 Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset,
-              int workers_in_memory, bool may_measure) {
+              const NetworkSpec& spec, int workers_in_memory, bool may_measure) {
   Placement placement = place_workers(config, machine, workers_in_memory);
   const int workers = static_cast<int>(placement.workers.size());
   std::vector<std::string> notes = placement.notes;
@@ -67,7 +67,6 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
   DomainPlan domains = find_domains(machine, placement);
 
   const StepSchedule schedule(resolved, dataset.train_count);
-  const NetworkSpec spec = make_network(resolved.model, dataset.shape, dataset.classes);
   NetworkPlan network = ask_planner(spec, network_options(resolved, {}));
   BucketPlan buckets = plan_buckets(network, static_cast<int64_t>(resolved.bucket_mb * (1 << 20)));
   int64_t largest_bucket = 0;
@@ -120,12 +119,14 @@ int count_workers(const TrainConfig& config, const Machine& machine) {
 
 Job plan_job(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset,
              bool check_memory) {
-  Job job = plan_with(config, machine, dataset, 0, check_memory);
+  // Read once: it may come through a pipe.
+  const NetworkSpec spec = choose_network(config.model, config.stem, dataset.shape, dataset.classes);
+  Job job = plan_with(config, machine, dataset, spec, 0, check_memory);
   if (!check_memory) return job;
   const AvailableMemory memory = available_memory();
   // Fewer workers have larger shards each, so what fits is found one by one.
   while (job.total_bytes() > memory.bytes && config.workers == 0 && job.run.config.workers > 1) {
-    job = plan_with(config, machine, dataset, job.run.config.workers - 1, check_memory);
+    job = plan_with(config, machine, dataset, spec, job.run.config.workers - 1, check_memory);
   }
   if (job.total_bytes() > memory.bytes) {
     throw UserError::format(

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <concepts>
 
-#include "launcher/nearest_name.h"
+#include "telemetry/nearest_name.h"
 
 namespace annulus {
 namespace {

@@ -3,12 +3,10 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 
-#include "launcher/nearest_name.h"
 #include "launcher/option_table.h"
+#include "telemetry/nearest_name.h"
+#include "telemetry/text_file.h"
 
 namespace annulus {
 namespace {
@@ -17,28 +15,6 @@ std::string did_you_mean(std::string_view word, const std::vector<std::string>& 
                          std::string_view prefix, const std::string& otherwise) {
   const std::string near = nearest_name(word, names);
   return near.empty() ? otherwise : fmt::format("did you mean {}{}?", prefix, near);
-}
-
-std::string read_file(const std::string& path) {
-  // Far beyond any configuration; keeps a wrong path like /dev/zero from filling the memory.
-  constexpr size_t longest_file = 1 << 20;
-  errno = 0;
-  std::ifstream in(path, std::ios::binary);
-  std::string text;
-  char chunk[4096];
-  while (in && text.size() <= longest_file) {
-    in.read(chunk, sizeof chunk);
-    text.append(chunk, static_cast<size_t>(in.gcount()));
-  }
-  if (!in.eof() && text.size() <= longest_file) {
-    throw UserError::format("--config {}: cannot be read ({}); give the path of a YAML file", path,
-                            std::strerror(errno ? errno : EIO));
-  }
-  if (text.size() > longest_file) {
-    throw UserError::format("--config {}: larger than {} bytes; give the path of a YAML file", path,
-                            longest_file);
-  }
-  return text;
 }
 
 // Breaks help text at spaces so that it fits beside the column of flags.
@@ -180,7 +156,7 @@ void OptionTable::parse(int argc, const char* const* argv) {
   for (const Given& flag : flags) {
     if (!flag.option->is_config_file) continue;
     flag.option->read(flag.text, flag.where);
-    parse_yaml(read_file(flag.text), flag.text);
+    parse_yaml(read_text_file(flag.text, "--config " + flag.text), flag.text);
   }
   apply(flags, OptionLevel::command_line);
 }

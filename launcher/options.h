@@ -4,10 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "kernels/network_spec.h"
 #include "launcher/option_table.h"
 #include "runtime/train_config.h"
 
@@ -65,6 +67,16 @@ struct CheckOptions {
   bool json = false;
 };
 
+// `annulus model NETWORK`: what a network looks like and costs.
+struct ModelOptions {
+  std::string model;  // a name or the path of a file
+  std::string stem = "cifar";
+  std::optional<ImageShape> input;  // nothing: what the file says, or what the stem is made for
+  std::optional<int> classes;
+  int64_t batch = 1;
+  bool json = false;
+};
+
 // Reads the command line of `annulus train` and the YAML file it names with --config. argv[0] is the
 // command's own name and is skipped. Throws UserError (with flag or file, line and key; the value; the
 // remedy), or HelpRequest. Combinations are left to check_combinations, which needs the number of workers.
@@ -79,6 +91,9 @@ BenchUpdateOptions parse_bench_update(int argc, const char* const* argv);
 
 // argv[1] is the algorithm.
 CheckOptions parse_check(int argc, const char* const* argv);
+
+// argv[1] is the network.
+ModelOptions parse_model(int argc, const char* const* argv);
 
 // The configuration as a YAML file that repeats the run when it is given with --config and nothing else.
 // Equal configurations give equal text. For a repetition bit by bit `workers` and `shards` must be the

@@ -10,9 +10,9 @@
 
 #include "launcher/comm_threads.h"
 #include "launcher/cpu_list.h"
-#include "launcher/nearest_name.h"
 #include "telemetry/check.h"
 #include "telemetry/error.h"
+#include "telemetry/nearest_name.h"
 
 namespace annulus {
 

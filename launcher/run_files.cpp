@@ -13,7 +13,9 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "launcher/network_report.h"
 #include "launcher/options.h"
+#include "runtime/models.h"
 #include "telemetry/error.h"
 #include "telemetry/step_aggregator.h"
 
@@ -70,6 +72,15 @@ std::string to_line(const EvalSummary& evaluation) {
          "\n";
 }
 
+// What is read from a file is read from the run's own copy when the run is repeated.
+TrainConfig saved_config(const TrainConfig& config, const fs::path& directory) {
+  TrainConfig saved = config;
+  if (is_network_file(config.model)) {
+    saved.model = fs::absolute(directory / "model.yaml").lexically_normal().string();
+  }
+  return saved;
+}
+
 // The scribe's whole life. Writes nothing before the data is there: until then the run may yet be refused.
 // `input` ends when the launcher closes it or dies; what went wrong goes into `output`.
 int write_run_files(const fs::path& directory, const Job& job, const Segment& segment, int input,
@@ -81,7 +92,8 @@ int write_run_files(const fs::path& directory, const Job& job, const Segment& se
   const auto follow = [&] {
     if (segment.header().data_ready.load(std::memory_order_acquire) == 0) return;
     if (!metrics.is_open()) {
-      write_file(directory / "config.yaml", to_yaml(job.run.config));
+      write_file(directory / "model.yaml", describe_network(job.run.spec, 1));
+      write_file(directory / "config.yaml", to_yaml(saved_config(job.run.config, directory)));
       write_file(directory / "plan.json", nlohmann::json(job.run.network).dump(1) + "\n");
       metrics.open(directory / "metrics.jsonl", std::ios::binary);
     }

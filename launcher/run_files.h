@@ -2,6 +2,9 @@
 // that a slow disk never stops the launcher.
 //
 //   config.yaml     the resolved configuration; running with it alone repeats the run bit by bit
+//   model.yaml      the network, as `annulus model` prints it; config.yaml refers to it where the network
+//   came
+//                   from a file
 //   plan.json       the kernels and layouts that the planner chose
 //   metrics.jsonl   one object a line. Per step: "step", "epoch", "loss", "images", "step_ms", "compute_ms",
 //                   "comm_ms", "sync_ms", "hidden_ms", "slowest_rank". Per evaluation: "epoch", "step",

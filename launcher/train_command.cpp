@@ -34,7 +34,7 @@ struct RunSummary {
 std::string headline(const Job& job) {
   const TrainConfig& config = job.run.config;
   return fmt::format("{} on {}: {} worker{} x {} thread{} ({}), batch {} in {} shard{}, {}, lr {}, {} steps",
-                     config.model, config.dataset, config.workers, config.workers == 1 ? "" : "s",
+                     job.run.spec.name, config.dataset, config.workers, config.workers == 1 ? "" : "s",
                      config.threads_per_worker, config.threads_per_worker == 1 ? "" : "s",
                      job.run.network.isa, config.batch_size, config.shards, config.shards == 1 ? "" : "s",
                      config.optimizer, config.learning_rate, job.run.schedule.steps());
@@ -119,7 +119,7 @@ int train_command(const TrainConfig& config, int64_t began_ns) {
   const Machine machine = Machine::this_machine();
   const DatasetInfo dataset = describe_dataset(config.dataset, config.data);
   const Job job = plan_job(with_data_found(config, dataset), machine, dataset, true);
-  const RunDirectory directory(config.run_dir, config.model);
+  const RunDirectory directory(config.run_dir, job.run.spec.name);
   const double planned_s = (now_ns() - began_ns) * 1e-9;
 
   Terminal terminal;

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "runtime/network_tree.h"
+#include "runtime/network_yaml.h"
 #include "telemetry/error.h"
 
 namespace annulus {
@@ -117,6 +118,16 @@ NetworkSpec make_network(const std::string& model, const ImageShape& input, int 
                    .layers = flatten(nodes_of(model, stem, classes)).layers};
   (void)activation_shapes(spec);
   return spec;
+}
+
+bool is_network_file(const std::string& model) {
+  return model.find('/') != std::string::npos || model.ends_with(".yaml") || model.ends_with(".yml");
+}
+
+NetworkSpec choose_network(const std::string& model, const std::string& stem, const ImageShape& input,
+                           int classes) {
+  return is_network_file(model) ? resolve_network(read_network(model), input, classes)
+                                : make_network(model, input, classes, stem);
 }
 
 }  // namespace annulus

@@ -1,4 +1,4 @@
-// The networks that can be asked for by name.
+// The networks that can be asked for by name, and how --model chooses between them and a user's own.
 #pragma once
 
 #include <string>
@@ -24,5 +24,12 @@ bool has_stem(const std::string& model);
 // one.
 NetworkSpec make_network(const std::string& model, const ImageShape& input, int classes,
                          const std::string& stem = "cifar");
+
+// Whether it is the path of a network's file, not a name: it has a slash, or ends in .yaml or .yml.
+bool is_network_file(const std::string& model);
+
+// The network that --model and --stem choose. Reads its file, if it is one. Throws UserError.
+NetworkSpec choose_network(const std::string& model, const std::string& stem, const ImageShape& input,
+                           int classes);
 
 }  // namespace annulus

@@ -10,7 +10,8 @@ namespace annulus {
 
 struct TrainConfig {
   // What is trained, on what.
-  std::string model = "simplecnn";        // mlp, simplecnn
+  std::string model = "simplecnn";        // a name, or the path of a network's YAML file (runtime/models.h)
+  std::string stem = "cifar";             // of a model that has one: cifar, imagenet
   std::string dataset = "fashion-mnist";  // fashion-mnist, mnist, cifar10, cifar100, synthetic
   std::string data;                       // directory of the data files; empty: the data set's usual places
 

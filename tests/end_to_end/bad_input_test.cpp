@@ -77,6 +77,36 @@ TEST(BadInput, FilesOfOptionsAreRefusedByLineAndKey) {
                  scratch.here());
 }
 
+TEST(BadInput, NetworksOfTheUsersOwnAreRefusedByLineAndLayer) {
+  const ScratchDirectory scratch;
+  const auto refused = [&](const std::string& text, const Words& parts) {
+    write_file(scratch / "net.yaml", text);
+    for (const Words& command :
+         {Words{"model", "net.yaml"}, Words{"train", "--dataset", "synthetic", "--model", "net.yaml"}}) {
+      EXPECT_EQ(expect_refused(scratch, command, parts, scratch.here()), "");
+    }
+  };
+  refused("", {"net.yaml: empty"});
+  refused("layers: [\n", {"net.yaml:2", "does not parse"});
+  refused("layers:\n  - convolve: {out: 3}\n", {"net.yaml:2", "convolve", "unknown kind of layer"});
+  refused("layers:\n  - conv: {out: many, kernel: 3}\n", {"net.yaml:2", "out: many", "not a whole number"});
+  refused("layers:\n  - batch_norm\n  - linear: {out: 3}\n",
+          {"net.yaml:3", "fc1", "3 outputs", "out: classes"});
+  refused("layers:\n  - max_pool: {kernel: 8}\n  - conv: {out: 16, kernel: 5}\n  - linear: {out: classes}\n",
+          {"net.yaml:3", "conv1", "3x5x5", "3x4x4"});
+  write_file(scratch / "net.yaml", "classes: 11\nlayers:\n  - linear: {out: classes}\n");
+  expect_refused(scratch, {"train", "--dataset", "synthetic", "--model", "net.yaml"},
+                 {"net.yaml:1", "11 classes, the data has 10"}, scratch.here());
+  write_file(scratch / "net.yaml", std::string(2 << 20, '#'));
+  expect_refused(scratch, {"model", "net.yaml"}, {"net.yaml", "larger than"}, scratch.here());
+  fs::create_directory(scratch / "directory.yaml");
+  expect_refused(scratch, {"model", "directory.yaml"}, {"directory.yaml", "Is a directory"}, scratch.here());
+  expect_refused(scratch, {"model", "missing.yaml"}, {"missing.yaml", "No such file"}, scratch.here());
+  expect_refused({"model"}, {"no network", "resnet50"});
+  expect_refused({"train", "--model", "resnet"}, {"--model resnet", "did you mean resnet18?"});
+  expect_refused({"train", "--model", "mlp", "--stem", "imagenet"}, {"--stem imagenet", "mlp has none"});
+}
+
 TEST(BadInput, ImpossibleCombinationsAreRefused) {
   expect_refused({"train", "--workers", "4", "--shards", "2"},
                  {"--shards 2", "4 workers", "--shards 4", "--workers 2"});

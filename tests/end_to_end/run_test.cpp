@@ -130,8 +130,8 @@ TEST_F(Run, MetricsAreJsonAndTheTimesOfAStepAddUp) {
   EXPECT_EQ(steps, 40);
   EXPECT_EQ(evaluations, 1);
   const Words content = scratch_.content();
-  EXPECT_EQ(content,
-            (Words{"run", "run/config.yaml", "run/metrics.jsonl", "run/plan.json", "run/summary.json"}));
+  EXPECT_EQ(content, (Words{"run", "run/config.yaml", "run/metrics.jsonl", "run/model.yaml", "run/plan.json",
+                            "run/summary.json"}));
   EXPECT_TRUE(Json::accept(read_file(scratch_ / "run/plan.json")));
 }
 

@@ -9,7 +9,7 @@
 #include <fstream>
 #include <functional>
 
-#include "launcher/nearest_name.h"
+#include "telemetry/nearest_name.h"
 
 namespace annulus {
 namespace {
@@ -200,6 +200,66 @@ CheckOptions check(Words words) {
   return parse_check(static_cast<int>(words.size()), words.data());
 }
 
+TEST(Options, AModelIsANameOrAFile) {
+  EXPECT_EQ(train({"--model", "resnet50"}).model, "resnet50");
+  // The saved configuration must find the file from any directory.
+  const std::string here = std::filesystem::current_path().string();
+  EXPECT_EQ(train({"--model", "nets/../mine.yaml"}).model, here + "/mine.yaml");
+  EXPECT_EQ(train({"--model", "mine.yml"}).model, here + "/mine.yml");
+  EXPECT_EQ(train({"--model", "/dev/fd/63"}).model, "/dev/fd/63");
+  EXPECT_EQ(ConfigFile("epochs: 1\nmodel: resnet\n").refusal().substr(0, 21), "FILE:2: model: resnet");
+}
+
+TEST(Options, AStemIsOfAModelThatHasOne) {
+  EXPECT_EQ(train({"--model", "resnet18"}).stem, "cifar");
+  EXPECT_EQ(train({"--model", "resnet18", "--stem", "imagenet"}).stem, "imagenet");
+  EXPECT_EQ(refusal({"--stem", "cifar"}),
+            "--stem cifar: simplecnn has none; leave it out, or give a model that has one, like resnet18");
+  EXPECT_NE(refusal({"--model", "mine.yaml", "--stem", "imagenet"}), "(accepted)");
+  const ConfigFile resnet("model: resnet18\nstem: imagenet\n"), wrong("model: mlp\nstem: imagenet\n");
+  EXPECT_EQ(train({"--config", resnet.path()}).stem, "imagenet");
+  EXPECT_NE(wrong.refusal(), "(accepted)");
+  // The file's stem was meant for the file's model.
+  const TrainConfig replaced = train({"--config", resnet.path(), "--model", "mlp"});
+  EXPECT_EQ(to_yaml(replaced).find("stem"), std::string::npos);
+  const std::string saved = to_yaml(train({"--config", resnet.path()}));
+  EXPECT_NE(saved.find("\nstem: imagenet\n"), std::string::npos) << saved;
+}
+
+ModelOptions model(Words words) {
+  words.insert(words.begin(), "model");
+  return parse_model(static_cast<int>(words.size()), words.data());
+}
+
+TEST(ModelOptions, TakeTheNetworkFirst) {
+  const ModelOptions plain = model({"mlp"});
+  EXPECT_EQ(plain.model, "mlp");
+  EXPECT_FALSE(plain.input);
+  EXPECT_FALSE(plain.classes);
+  EXPECT_EQ(plain.batch, 1);
+  EXPECT_FALSE(plain.json);
+  const ModelOptions full = model({"resnet18", "--input", "1x28x30", "--classes", "47", "--stem", "imagenet",
+                                   "--batch", "128", "--json"});
+  EXPECT_EQ(full.input, (ImageShape{1, 28, 30}));
+  EXPECT_EQ(full.classes, 47);
+  EXPECT_EQ(full.stem, "imagenet");
+  EXPECT_EQ(full.batch, 128);
+  EXPECT_TRUE(full.json);
+  EXPECT_EQ(model({"mine.yaml"}).model, "mine.yaml");
+}
+
+TEST(ModelOptions, WrongOnesAreRefused) {
+  const auto refused = [](const Words& words) { return refusal([&] { model(words); }); };
+  for (const char* shape : {"3x32", "3x32x32x3", "0x1x1", "3x32x-1", "3x32x32 ", "x", "", "70000x1x1"}) {
+    EXPECT_NE(refused({"mlp", "--input", shape}).find("3x32x32, each from 1"), std::string::npos) << shape;
+  }
+  EXPECT_NE(refused({"mlp", "--classes", "1"}).find("out of range"), std::string::npos);
+  EXPECT_NE(refused({"mlp", "--stem", "cifar"}).find("mlp has none"), std::string::npos);
+  EXPECT_NE(refused({}).find("no network"), std::string::npos);
+  EXPECT_NE(refused({"resnet81"}).find("did you mean resnet18?"), std::string::npos);
+  EXPECT_THROW(model({"--help"}), HelpRequest);
+}
+
 TEST(CheckOptions, TakeTheAlgorithmFirst) {
   const CheckOptions plain = check({"direct"});
   EXPECT_EQ(plain.algorithm, "direct");
@@ -273,7 +333,8 @@ TEST(Options, WrongTypesAreRefused) {
   EXPECT_EQ(refusal({"--smt", "1"}), "--smt 1: neither on nor off; give one of them");
   EXPECT_EQ(refusal({"--quiet=perhaps"}), "--quiet perhaps: neither on nor off; give one of them");
   EXPECT_EQ(refusal({"--model", "simplecn"}),
-            "--model simplecn: not one of mlp, simplecnn; did you mean simplecnn?");
+            "--model simplecn: neither one of mlp, simplecnn, resnet18, resnet50 nor the path of a YAML file "
+            "(with a / or ending in .yaml); did you mean simplecnn?");
   EXPECT_EQ(refusal({"--bind", "3-1"}),
             "--bind 3-1: the range '3-1' runs backwards; give a list of CPUs like 0-3,8");
   EXPECT_EQ(refusal({"--bind", "cores"}).substr(70), "f CPUs like 0-3,8; did you mean core?");
@@ -547,8 +608,8 @@ TEST(Options, HelpNamesEveryFlagAndFitsTheLine) {
     FAIL() << "no help";
   } catch (const HelpRequest& request) {
     const std::string text = request.what();
-    for (const char* flag :
-         {"--model mlp|simplecnn ", "--workers N|auto ", "--config FILE ", "--quiet ", "[0.04]"}) {
+    for (const char* flag : {"--model mlp|simplecnn|resnet18|resnet50|FILE.yaml", "--workers N|auto ",
+                             "--config FILE ", "--quiet ", "[0.04]"}) {
       EXPECT_NE(text.find(flag), text.npos) << flag << " in\n" << text;
     }
     for (size_t at = 0; at < text.size();) {

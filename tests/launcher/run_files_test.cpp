@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "launcher/network_report.h"
 #include "runtime/models.h"
 #include "telemetry/error.h"
 #include "tests/runtime/parameter_list.h"
@@ -148,6 +149,7 @@ TEST_F(RunFiles, tell_the_whole_run) {
 
   EXPECT_EQ(text_of(root / "run/summary.json"), "{\"exit_code\": 0}\n");
   EXPECT_NE(text_of(root / "run/config.yaml").find("model: mlp"), std::string::npos);
+  EXPECT_EQ(text_of(root / "run/model.yaml"), describe_network(job.run.spec, 1));
   EXPECT_EQ(nlohmann::json::parse(text_of(root / "run/plan.json")).get<NetworkPlan>().hash(),
             job.run.network.hash());
   std::istringstream lines(text_of(root / "run/metrics.jsonl"));
@@ -166,6 +168,19 @@ TEST_F(RunFiles, tell_the_whole_run) {
   EXPECT_TRUE(steps[10]["loss"].is_null()) << "JSON has no NaN";
   EXPECT_EQ(evaluations[0], nlohmann::json::parse(R"({"epoch": 1, "step": 10, "test_loss": 2.0,
       "test_accuracy": 0.8, "test_images": 10})"));
+}
+
+TEST_F(RunFiles, repeat_a_network_of_the_users_own_from_their_copy) {
+  Job job = small_job();
+  job.run.config.model = "/elsewhere/mine.yaml";
+  const Segment segment(job.segment, job.run.segment_inputs(), 0, [](void*, uint64_t, int) {});
+  const RunDirectory directory((root / "run").string(), "mine");
+  segment.header().data_ready.store(1);  // before that nothing is written
+  Scribe scribe(directory, job, segment);
+  EXPECT_EQ(scribe.close("{}\n"), "");
+  const std::string config = text_of(root / "run/config.yaml");
+  EXPECT_NE(config.find("model: " + fs::absolute(root / "run/model.yaml").string() + "\n"), std::string::npos)
+      << config;
 }
 
 TEST_F(RunFiles, of_a_run_whose_data_was_refused_do_not_exist) {

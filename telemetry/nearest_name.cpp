@@ -1,4 +1,4 @@
-#include "launcher/nearest_name.h"
+#include "telemetry/nearest_name.h"
 
 #include <algorithm>
 #include <numeric>
