@@ -133,7 +133,7 @@ HWY_INLINE void for_each_vector(const Rows& rows, const BodyFor& body_for) {
 // Four chains of additions each, so that they do not wait for each other.
 template <class TermFor>
 HWY_INLINE void add_rows(const Rows& rows, Sums& sums, const TermFor& term_for) {
-  alignas(64) float first[kRowLanes], second[kRowLanes];
+  alignas(64) float first[kRowLanes] = {}, second[kRowLanes] = {};
   with_lanes(rows.lanes, [&](auto d) {
     for (int lane = 0; lane < rows.lanes; lane += static_cast<int>(hn::Lanes(d))) {
       const auto term = term_for(d, lane);
@@ -150,7 +150,8 @@ HWY_INLINE void add_rows(const Rows& rows, Sums& sums, const TermFor& term_for) 
       hn::StoreU(hn::Add(hn::Add(b0, b1), hn::Add(b2, b3)), d, second + lane);
     }
   });
-  for (int lane = 0; lane < rows.lanes; ++lane) {
+  // All lanes, also where there are fewer: a loop of known length becomes vectors.
+  for (int lane = 0; lane < kRowLanes; ++lane) {
     sums.first[lane] += double{first[lane]};
     sums.second[lane] += double{second[lane]};
   }
