@@ -189,7 +189,7 @@ class Reader {
 
   std::vector<NetworkNode> layers(const YAML::Node& list, const std::string& key, int depth) {
     if (!list.IsSequence() || list.size() == 0) {
-      fail(list, key + ": not a list of layers; write each in a line of its own, after a dash");
+      fail(list, key + ": not a list of one layer or more; write each in a line of its own, after a dash");
     }
     if (depth > kDeepestBlock) {
       fail(list, fmt::format("{} residual blocks inside each other; the most is {}", depth, kDeepestBlock));
@@ -203,6 +203,7 @@ class Reader {
   }
 
   NetworkNode layer(const YAML::Node& item, int depth) {
+    if (item.IsNull()) fail(item, "a dash without a layer, here or in the line before");
     if (!item.IsScalar() && !item.IsMap()) {
       fail(item, "not a layer; write like `- conv: {out: 64, kernel: 3}` or `- batch_norm`");
     }

@@ -183,8 +183,9 @@ TEST(NetworkYaml, WrongValuesAreRefusedWithWhatIsRight) {
   EXPECT_IN(error_of(layers("  - conv:\n    out: 4\n    kernel: 3\n"), 2), "a layer with 3 keys");
   EXPECT_IN(error_of(layers("  - batch_norm: {name: my layer}\n"), 2), "my layer");
   EXPECT_IN(error_of(layers("  - residual: {layers: [batch_norm: {name: a.b}]}\n"), 2), "a.b");
-  EXPECT_IN(error_of("layers: 3\n", 1), "not a list of layers");
-  EXPECT_IN(error_of("layers: []\n", 1), "not a list of layers");
+  EXPECT_IN(error_of("layers: 3\n", 1), "not a list of one layer");
+  EXPECT_IN(error_of(layers("  -\n"), 3), "a dash without a layer");
+  EXPECT_IN(error_of("layers: []\n", 1), "not a list of one layer");
   EXPECT_IN(error_of("name: a\n", 1), "no layers");
   EXPECT_IN(error_of("input: [3, 32]\n" + layers(""), 1), "[channels, height, width]");
 }
