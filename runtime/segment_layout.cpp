@@ -126,11 +126,11 @@ SegmentPlan plan_segment(const SegmentInputs& inputs) {
 
   plan.parts = {{"header", kPageBytes},
                 {"ranks (control, step records)", plan.rank_parts.bytes},
-                {"versions", plan.versions.bytes},
-                {"rings", plan.rings.bytes},
-                {fmt::format("weights, {} generations", inputs.weight_generations()),
-                 inputs.weight_generations() * plan.state_array_bytes}};
+                {"versions", plan.versions.bytes}};
   if (inputs.norms) plan.parts.push_back({"norms of gradient blocks", plan.norms.bytes});
+  plan.parts.push_back({"rings", plan.rings.bytes});
+  plan.parts.push_back({fmt::format("weights, {} generations", inputs.weight_generations()),
+                        inputs.weight_generations() * plan.state_array_bytes});
   if (inputs.state_arrays > 1) {
     plan.parts.push_back(
         {inputs.state_arrays == 2 ? "moments, 2 generations" : "moments, 2 arrays in 2 generations",

@@ -201,6 +201,28 @@ TEST_F(Signals, KillingAWorkerEndsTheRunWithItsRankAndSignalNamed) {
   }
 }
 
+// What a death leaves behind is the last committed step, with a meeting inside each step as without.
+TEST_F(Signals, KillingAWorkerOfAClippedRunLeavesTheCommittedStepWhole) {
+  const Words clipped = with(kEndless, {"--clip", "0.1", "--schedule", "constant", "--shards", "2"});
+  for (const char* staleness : {"0", "1"}) {
+    fs::remove_all(scratch_ / "run");
+    const Words words = with(clipped, {"--staleness", staleness});
+    Command run(words, scratch_.here());
+    wait_for_steps(run, 20);
+    run.signal("annulus:1", SIGKILL);
+    const Ended end = run.wait();
+    expect_failure(end, 137, {"rank 1", "signal 9", "step"});
+    const std::string summary = read_file(scratch_.path() / "run" / "summary.json");
+    const std::size_t at = summary.find("\"steps\": ");
+    ASSERT_NE(at, std::string::npos) << summary;
+    const std::string steps = std::to_string(std::stoll(summary.substr(at + 9)));
+    const ScratchDirectory other;
+    Words repeated = with(words, {"--workers", "1"});
+    *std::find(repeated.begin(), repeated.end(), "100000000") = steps;
+    EXPECT_EQ(run_annulus(repeated, other.here()).weights(), end.weights()) << steps << " steps";
+  }
+}
+
 TEST_F(Signals, KillingAWorkerBeforeTheFirstStepEndsTheRun) {
   Command run(kEndless, scratch_.here());
   run.wait_until("worker 1", [&] { return run.process("annulus:1") != 0; });

@@ -109,6 +109,12 @@ breaks step 2 'assertion violated' -DVERSION_FIRST         # version before the 
 breaks step 2 'assertion violated' -DNO_SFENCE_PUBLISH     # non-temporal gradients published unfenced
 breaks step 2 'assertion violated' -DNO_SFENCE_UPDATE      # version stored before non-temporal weights are out
 breaks step 2 'invalid end state' -DSTOP_LATE              # last_step set after publishing
+holds step 2 safety -DCLIP                                 # two passes with a meeting between them
+holds step 2 cycles -DCLIP
+holds step 3 safety -DCLIP
+breaks step 2 'assertion violated' -DCLIP -DNO_MEETING     # updates before all ranks have summed
+breaks step 2 'assertion violated' -DCLIP -DTOLD_FIRST     # says so before its norms are written
+breaks step 2 'assertion violated' -DCLIP -DNO_RULE_G      # norms overwritten while they are read
 
 holds sleep 2 safety
 holds sleep 2 cycles

@@ -5,6 +5,8 @@
  * step; rings hold what they must; ranks differ by at most one step; every step commits (no deadlock, and no cycle
  * without a commit); after a request to stop all ranks end after the same, committed step.
  * Each rank owns a slice of each bucket. Forward may be left out (an empty shard), evaluation may follow any step.
+ * With CLIP (norm_meeting.h): sums are kept, ranks meet for their norms, then slices are updated. Checked as well: no
+ * norm is read before it is written or written while it is read, and a kept sum is whole until its update.
  * Abstracted: steps and versions modulo 4 for 2^32, compared as Versions::reached does. A gradient buffer, or a slice
  * of a generation, is a word that holds the step it is of, or BUSY; reading one takes two looks, and both must see the
  * same. Ordinary stores are seen in order; gradients and weights are stored non-temporally, into a write-combining
@@ -28,6 +30,9 @@
 #define SLICE(k, r, b) (RANKS * BUCKETS * (1 + (k) % 2) + (r) * BUCKETS + (b)) /* in the generation that k writes */
 #define RING(from, to) ring[(from) * RANKS + (to)]
 
+/* CLIP: a rank's row of norms, and whether it has told of those of a step. */
+#define NORM(r) (3 * RANKS * BUCKETS + (r))
+
 /* Something for every rank. */
 #if RANKS == 2
 #define ALL(what) (what(0) && what(1))
@@ -35,7 +40,12 @@
 #define ALL(what) (what(0) && what(1) && what(2))
 #endif
 
+#ifdef CLIP
+byte memory[RANKS * BUCKETS * 3 + RANKS];          /* GRADIENT, SLICE and NORM are places in it */
+byte told[RANKS];
+#else
 byte memory[RANKS * BUCKETS * 3];                  /* GRADIENT and SLICE are places in it */
+#endif
 byte version[RANKS * BUCKETS];
 byte step[RANKS];
 bool stopping = false;                             /* last_step is set */
@@ -56,22 +66,60 @@ end:
 #define updated_now(r) REACHED(VERSION(r, b), k)
 #define old_whole(r) (memory[SLICE(BEFORE(k), r, b)] == BEFORE(k))
 #define new_whole(r) (memory[SLICE(k, r, b)] == k)
-#define gradient_whole(r) (memory[GRADIENT(r, updated)] == k)
+#ifdef CLIP
+#define next_sum summed
+#else
+#define next_sum updated
+#endif
+#define gradient_whole(r) (memory[GRADIENT(r, next_sum)] == k)
+#define norm_whole(r) (memory[NORM(r)] == k)
+#define has_told(r) REACHED(told[r], k)
 #define has_come(r) ((r) == me || nempty(RING(r, me)))
 #define not_far(r) ((step[r] + MOD - k) % MOD != 2)
 #define committed(r) (VERSION(r, 0) == last_step && VERSION(r, BUCKETS - 1) == last_step)
 
-/* Takes the bucket's descriptors, validates them, sums, updates the own slice, stores the version. */
+/* Takes the descriptors of the next bucket to be summed and validates them. */
+inline take_descriptors() {
+  for (r : 0 .. RANKS - 1) {
+    if
+    :: r != me -> RING(r, me)?got, b; assert(got == k && b == next_sum)
+    :: else
+    fi
+  }
+  r = 0; b = 0; got = 0;
+  assert(ALL(gradient_whole))
+}
+
+#ifdef CLIP
+/* Sums into the own gradient, where nobody else reads (so that place keeps its value), and writes the norms; with the
+ * last bucket tells of them. */
+inline keep() {
+  atomic { take_descriptors(); memory[NORM(me)] = BUSY }
+#ifdef TOLD_FIRST
+  if
+  :: summed == BUCKETS - 1 -> told[me] = k
+  :: else
+  fi;
+#endif
+  atomic { assert(ALL(gradient_whole)); memory[NORM(me)] = k; summed++ }
+#ifndef TOLD_FIRST
+  if
+  :: summed == BUCKETS -> told[me] = k             /* M0 */
+  :: else
+  fi
+#endif
+}
+#endif
+
+/* Sums, or adds up the norms and takes the kept sum; updates the own slice, stores the version. */
 inline update() {
   atomic {
-    for (r : 0 .. RANKS - 1) {
-      if
-      :: r != me -> RING(r, me)?got, b; assert(got == k && b == updated)
-      :: else
-      fi
-    }
-    r = 0; b = 0; got = 0;
-    assert(ALL(gradient_whole));
+#ifdef CLIP
+    assert(ALL(norm_whole));
+    assert(memory[GRADIENT(me, updated)] == k);
+#else
+    take_descriptors();
+#endif
     assert(memory[SLICE(BEFORE(k), me, updated)] == BEFORE(k))
   }
 #ifdef VERSION_FIRST
@@ -79,7 +127,12 @@ inline update() {
 #endif
   memory[SLICE(k, me, updated)] = BUSY;
   atomic {
+#ifdef CLIP
+    assert(ALL(norm_whole));
+    assert(memory[GRADIENT(me, updated)] == k);
+#else
     assert(ALL(gradient_whole));
+#endif
     assert(memory[SLICE(BEFORE(k), me, updated)] == BEFORE(k));
     combining[me]!SLICE(k, me, updated), k
   }
@@ -97,6 +150,9 @@ progress:
 
 proctype rank(byte me) {
   byte b = 0, r = 0, got = 0, published = 0, updated = 0;
+#ifdef CLIP
+  byte summed = 0;
+#endif
   do
   :: /* Forward; an empty shard has none. */
     if
@@ -148,8 +204,18 @@ proctype rank(byte me) {
       :: else -> r = 0; break
       od;
       published++
+#ifdef CLIP
+    :: summed < published && ALL(has_come) -> keep()              /* A0 */
+#ifdef NO_MEETING
+    :: summed == BUCKETS && updated < BUCKETS -> update()
+#else
+    :: summed == BUCKETS && updated < BUCKETS && ALL(has_told) -> update()    /* M1 */
+#endif
+    :: published == BUCKETS && updated == BUCKETS -> published = 0; summed = 0; updated = 0; break
+#else
     :: updated < published && ALL(has_come) -> update()           /* A0 */
     :: published == BUCKETS && updated == BUCKETS -> published = 0; updated = 0; break
+#endif
     od;
 #ifdef STOP_LATE
     if
