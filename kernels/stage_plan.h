@@ -20,10 +20,11 @@
 
 namespace annulus {
 
-// Room for what one layer of the trunk reads and writes for a portion, per thread: less than the second-level
-// cache of today's servers (1 MiB and more), which holds weights and gradients as well. A constant, never the
-// size of the machine's cache: gradients are summed over portions, so bits depend on them.
-inline constexpr int64_t kPortionBytes = 640 << 10;
+// Room for what one layer of the trunk reads and writes for a portion, per thread: about the second-level
+// cache of today's servers (1 MiB and more). Half of it is as fast for direct convolutions and costs
+// Winograd's a quarter (kernels/convolution_algorithms.h). A constant, never the size of the machine's cache:
+// gradients are summed over portions, so bits depend on them.
+inline constexpr int64_t kPortionBytes = 1280 << 10;
 
 struct Staging {
   int64_t batch = 0;  // images that the network is made for: a multiple of every stage's portion
