@@ -64,8 +64,8 @@ TEST(Stages, OfNetworksWithoutATrunkTakeAllImagesAtOnce) {
 
 TEST(Stages, RoundTheBatchUpToWholePortions) {
   const Staging staging = plan_stages(make_network("simplecnn", {3, 32, 32}, 10), 43, 1);
-  EXPECT_EQ(staging.batch, 45);  // 9 times 5; 8 at a time would need 48
-  EXPECT_EQ(staging.stages, stages(4, 5, 6, 45));
+  EXPECT_EQ(staging.batch, 45);
+  EXPECT_EQ(staging.stages, stages(4, 9, 6, 45));
 }
 
 TEST(Stages, OfMoreThreadsHaveLargerPortions) {
