@@ -73,7 +73,7 @@ class LayerBench {
  public:
   explicit LayerBench(const RunPlan& run)
       : run_(run),
-        options_(network_options(run.config, run.algorithms)),
+        options_(network_options(run.config, run.spec)),
         network_([&] {
           options_.measure = true;
           return Network(run.spec, options_);

@@ -27,7 +27,7 @@ dnnl::primitive_desc make_pass(ConvolutionAlgorithm wanted, onednn::Convolution 
 
 std::unique_ptr<Layer> make_convolution_layer(const LayerContext& context, const LayerSpec& spec,
                                               const dnnl::memory::desc& src, bool first, bool mask_gradient,
-                                              const MeasuredAlgorithms& measured) {
+                                              const ChosenAlgorithms& chosen) {
   const TensorLayout input = onednn::layout_of(src);
   const int64_t images = input.dims[0], channels = input.dims[1];
   const ImageShape shape{static_cast<int>(channels), static_cast<int>(input.dims[2]),
@@ -39,8 +39,8 @@ std::unique_ptr<Layer> make_convolution_layer(const LayerContext& context, const
   const DataType type = context.type;
   const dnnl::engine engine = context.engine;
   const auto algorithm = [&](const char* pass) {
-    const auto found = measured.find({spec.name, pass});
-    return found != measured.end() ? found->second : choose_algorithm(spec, shape, images, type);
+    const auto found = chosen.find({spec.name, pass});
+    return found != chosen.end() ? found->second : choose_algorithm(spec, shape, images, type);
   };
 
   // The direct forward pass, left to itself, fixes the layout of the output for all passes.

@@ -11,9 +11,11 @@
 #include "launcher/child_process.h"
 #include "launcher/limits.h"
 #include "launcher/options.h"
+#include "launcher/residency.h"
 #include "launcher/thresholds.h"
 #include "launcher/topology_drawing.h"
 #include "runtime/models.h"
+#include "runtime/tune.h"
 #include "telemetry/error.h"
 
 namespace annulus {
@@ -29,6 +31,15 @@ NetworkPlan ask_planner(const NetworkSpec& spec, const NetworkOptions& options) 
     return write_all(output, nlohmann::json(network.plan()).dump()) ? 0 : 1;
   });
   return nlohmann::json::parse(text).get<NetworkPlan>();
+}
+
+// --tune: what TrainConfig::convolutions shall be, measured where the first worker will run.
+std::string measure_convolutions(const NetworkSpec& spec, const NetworkOptions& options,
+                                 const Machine& machine, const WorkerPlace& place) {
+  return run_helper("annulus:tune", [&](int output) {
+    (void)bind_this_process(machine, place);  // a refusal is reported when the workers meet it
+    return write_all(output, to_text(fastest_algorithms(spec, options))) ? 0 : 1;
+  });
 }
 
 // `workers_in_memory`: what auto may take at most; 0: not known yet.
@@ -67,7 +78,15 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
   DomainPlan domains = find_domains(machine, placement);
 
   const StepSchedule schedule(resolved, dataset.train_count);
-  NetworkPlan network = ask_planner(spec, network_options(resolved, {}));
+  if (resolved.tune) {
+    resolved.convolutions =
+        measure_convolutions(spec, network_options(resolved, spec), machine, placement.workers.front());
+    notes.push_back(resolved.convolutions.empty()
+                        ? "--tune: no convolution has a choice of algorithms"
+                        : fmt::format("--tune chose --convolutions {}", resolved.convolutions));
+    resolved.tune = false;
+  }
+  NetworkPlan network = ask_planner(spec, network_options(resolved, spec));
   BucketPlan buckets = plan_buckets(network, static_cast<int64_t>(resolved.bucket_mb * (1 << 20)));
   int64_t largest_bucket = 0;
   for (const BucketExtent& bucket : buckets.extents) {

@@ -243,6 +243,20 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
       "precision", config.precision, {"fp32", "bf16"},
       "type of activations and of the weights that kernels read; gradients of weights, their sums and "
       "updates are fp32 always");
+  // Written only where they say something: --tune ends as a list of convolutions.
+  Option& tune = table.bare_switch(
+      "tune", config.tune,
+      "measure which algorithm is the fastest for each convolution and pass, and note it as convolutions in "
+      "the run's configuration; bits depend on it");
+  tune.write = [&config] { return config.tune ? std::optional<std::string>("on") : std::nullopt; };
+  Option& convolutions = table.text(
+      "convolutions", "LAYER=XYZ,...", config.convolutions,
+      "algorithms instead of the rule's, a letter each for forward, backward-weights and backward-data: d is "
+      "direct, w Winograd");
+  convolutions.write = [&config] {
+    return config.convolutions.empty() ? std::nullopt : std::optional(config.convolutions);
+  };
+  table.exclude("tune", "convolutions");
   table.on_off("precision-fallback", config.precision_fallback,
                "train in fp32, with a warning, where the processor has no bf16; off: that is an error");
   table.choice("optimizer", config.optimizer, {"sgd", "momentum", "nesterov", "adam", "adamw"},
@@ -419,7 +433,7 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
   OptionTable table("annulus bench train",
                     "Measures training steps on synthetic data that is already in memory.");
   table.section("What is measured");
-  table.take(train, {"model", "stem", "precision", "optimizer"});
+  table.take(train, {"model", "stem", "precision", "tune", "convolutions", "optimizer"});
   add_data_shape(table, options.data_shape);
   table.whole("batch-per-worker", "B", options.batch_per_worker, 1, most_images / most_workers,
               "images of one step per worker");
@@ -443,7 +457,7 @@ BenchLayersOptions parse_bench_layers(int argc, const char* const* argv) {
   OptionTable table("annulus bench layers",
                     "Measures the kernels of one worker's training step, in the step and alone.");
   table.section("What is measured");
-  table.take(train, {"model", "stem", "precision", "optimizer"});
+  table.take(train, {"model", "stem", "precision", "tune", "convolutions", "optimizer"});
   add_data_shape(table, options.data_shape);
   table.whole("batch", "B", options.config.batch_size, 1, most_images, "images of one step");
   table.take(train, {"steps"});
