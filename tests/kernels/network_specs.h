@@ -66,6 +66,9 @@ inline std::vector<NetworkSpec> small_networks() {
       net("odd_channels", {3, 8, 8},
           {conv("conv1", 20, 3, 1, true), pool("pool1", 2), conv("conv2", 10, 3, 1, true), fc("fc1", 9, true),
            fc("fc2", 3, false)}),
+      net("odd_behind", {3, 8, 8},
+          {conv("conv1", 16, 3, 1, true), bare_conv("conv2", 20, 3, 1), norm("bn1", true), pool("pool1", 2),
+           conv("conv3", 10, 3, 1, true), fc("fc1", 9, true), fc("fc2", 3, false)}),
       net("pool_first", {3, 8, 8}, {pool("pool1", 2), conv("conv1", 16, 3, 0, true), fc("fc1", 3, false)}),
       net("bn", {3, 7, 7},
           {bare_conv("conv1", 16, 3, 1), norm("bn1", true), average("pool"), fc("fc1", 5, false)}),
@@ -80,6 +83,11 @@ inline std::vector<NetworkSpec> small_networks() {
           {bare_conv("conv1", 16, 3, 1), norm("bn1", true), bare_conv("down", 32, 1, 2),
            norm("bn_down", false), bare_conv("conv2", 32, 3, 2, 2), norm("bn2", true, 4),
            bare_conv("conv3", 32, 3, 1), norm("bn3", true, 6), average("pool"), fc("fc1", 4, false)}),
+      // No ReLU and no maximum: bf16 has nothing to choose otherwise than fp32 does.
+      net("smooth", {3, 8, 8},
+          {bare_conv("conv1", 16, 3, 1), norm("bn1", false), bare_conv("conv2", 16, 3, 1),
+           norm("bn2", false, 2), bare_conv("conv3", 24, 3, 2), conv("conv4", 24, 1, 0, false),
+           sum("add1", false, 5), fc("fc1", 12, false), fc("fc2", 5, false)}),
       // Sums without batch norm, of an activation that three layers read.
       net("sums", {16, 5, 5},
           {conv("conv1", 16, 3, 1, true), conv("conv2", 16, 3, 1, false), sum("add1", true, 1),
