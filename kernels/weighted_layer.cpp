@@ -8,6 +8,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/parallel_for.h"
 #include "kernels/reduce.h"
+#include "telemetry/error.h"
 
 namespace annulus {
 namespace {
@@ -95,6 +96,13 @@ WeightedLayer::Pass WeightedLayer::checked(const char* name, dnnl::primitive_des
   if (!desc) throw std::runtime_error(fmt::format("layer {}: oneDNN has no kernel for {}", name_, name));
   const std::string implementation = onednn::implementation_name(desc);
   if (kernel_class(implementation) == 0 && onednn::has_fast_kernels()) {
+    if (context_.type != DataType::kF32) {
+      throw UserError::format(
+          "layer {}: oneDNN has no fast kernel for its {} in bf16; a first convolution needs a multiple of "
+          "16 "
+          "filters there; or train in fp32",
+          name_, name);
+    }
     throw std::runtime_error(fmt::format(
         "layer {}: {} would run on the reference kernel {}, a planning error", name_, name, implementation));
   }

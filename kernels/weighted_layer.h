@@ -37,7 +37,8 @@ onednn::Desc bias_desc(const LayerSpec& spec);
 class WeightedLayer final : public Layer {
  public:
   // `mask_gradient`: the layer has a ReLU and nobody behind it masks the gradient by it. Throws
-  // std::runtime_error where oneDNN has no kernel, or only a reference one on a machine with fast ones.
+  // std::runtime_error where oneDNN has no kernel, or only a reference one on a machine with fast ones (in
+  // bf16, where that depends on the spec, UserError).
   WeightedLayer(const LayerContext& context, const LayerSpec& spec, const WeightedLayerPlan& plan,
                 bool mask_gradient);
 

@@ -6,6 +6,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -17,6 +18,34 @@
 #include "telemetry/check.h"
 
 namespace annulus {
+
+// The largest magnitude.
+template <typename Values>
+double largest_of(const Values& values) {
+  double largest = 0;
+  for (const double value : values) largest = std::max(largest, std::abs(value));
+  return largest;
+}
+
+// ||a - b|| / ||b||; 0 where they are the same.
+template <typename A, typename B>
+double distance(const A& a, const B& b) {
+  CHECK(std::size(a) == std::size(b), "{} and {} values", std::size(a), std::size(b));
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < std::size(a); ++i) {
+    difference += (double{a[i]} - double{b[i]}) * (double{a[i]} - double{b[i]});
+    norm += double{b[i]} * double{b[i]};
+  }
+  return difference == 0 ? 0 : std::sqrt(difference / norm);
+}
+
+// The trunk, where there is one, in portions of this size.
+inline Staging staged(const NetworkSpec& spec, int64_t batch, int64_t portion) {
+  Staging staging = plan_stages(spec, batch, 1);
+  const bool trunk = spec.layers[0].kind != LayerKind::kLinear;
+  if (trunk) staging.stages[0].portion = portion;
+  return staging;
+}
 
 class NetworkHarness {
  public:
