@@ -1,6 +1,6 @@
 // The options of every command: which exist, what they mean, which of them go together. Each is described
-// once, in options.cpp, and that one description serves the flag, the key of the YAML file, the saved
-// configuration and the help text.
+// once (options.cpp has those of train, of which other commands take some), and that one description serves
+// the flag, the key of the YAML file, the saved configuration and the help text.
 #pragma once
 
 #include <cstdint>

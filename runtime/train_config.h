@@ -72,6 +72,10 @@ inline TrainConfig resolved(TrainConfig config, int workers) {
   return config;
 }
 
+inline bool uses_momentum(const TrainConfig& config) {
+  return config.optimizer == "momentum" || config.optimizer == "nesterov";
+}
+
 inline bool uses_adam(const TrainConfig& config) {
   return config.optimizer == "adam" || config.optimizer == "adamw";
 }

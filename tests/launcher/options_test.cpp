@@ -640,6 +640,21 @@ TEST(Options, OtherCommandsTakeTheirShare) {
   EXPECT_EQ(b.data_shape, "3x32x32");
   EXPECT_TRUE(b.json);
 
+  // Other optimizers bring their own defaults, and none of those that they do not have.
+  const Words adam = {"train", "--optimizer", "adam", "--precision", "bf16", "--precision-fallback", "on"};
+  const TrainConfig in_train = parse_bench_train(static_cast<int>(adam.size()), adam.data()).config;
+  const TrainConfig in_layers = parse_bench_layers(static_cast<int>(adam.size()), adam.data()).config;
+  for (const TrainConfig& config : {in_train, in_layers}) {
+    EXPECT_EQ(config.momentum, 0);
+    EXPECT_EQ(config.beta1, 0.9);
+    EXPECT_EQ(config.precision, "bf16");
+    EXPECT_TRUE(config.precision_fallback);
+    EXPECT_TRUE(check_combinations(config, 1).empty());
+  }
+  const Words stem = {"layers", "--model", "mlp", "--stem", "imagenet"};
+  EXPECT_EQ(refusal([&] { parse_bench_layers(static_cast<int>(stem.size()), stem.data()); }),
+            "--stem imagenet: mlp has none; leave it out, or give a model that has one, like resnet18");
+
   const Words slip = {"topo", "--wokers", "3"}, foreign = {"topo", "--lr", "3"};
   EXPECT_EQ(refusal([&] { parse_topo(3, slip.data()); }),
             "--wokers: unknown flag of annulus topo; did you mean --workers?");

@@ -1,0 +1,153 @@
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cstring>
+
+#include "launcher/option_parts.h"
+#include "launcher/options.h"
+
+namespace annulus {
+namespace {
+
+// What benchmarks of the exchange have in common.
+void add_ranks_and_output(OptionTable& table, const OptionTable& train, bool& json) {
+  table.section("On which cores");
+  table.take(train, {"workers", "bind", "smt"});
+  table.section("Output");
+  table.bare_switch("json", json, "JSON objects, one a line, in place of text");
+}
+
+void add_data_shape(OptionTable& table, std::string& shape) {
+  table.choice("data-shape", shape, {"auto", "1x28x28", "3x32x32", "3x224x224"},
+               "channels, height and width of an image; auto: 1x28x28 for mlp, 3x32x32 for others");
+}
+
+// Sizes like "4K,64K,1M", in bytes.
+void add_sizes(OptionTable& table, std::vector<int64_t>& target, std::string help, std::string fallback) {
+  constexpr int64_t kMost = int64_t{64} << 30;
+  Option option;
+  option.name = "bytes";
+  option.value_name = "SIZE,SIZE,...";
+  option.help = std::move(help);
+  option.default_text = std::move(fallback);
+  option.read = [&target](const std::string& text, const std::string& where) {
+    std::vector<int64_t> sizes;
+    for (std::size_t begin = 0; begin <= text.size();) {
+      const std::size_t end = std::min(text.find(',', begin), text.size());
+      const char* const first = text.data() + begin;
+      const char* const last = text.data() + end;
+      begin = end + 1;
+      int64_t size = 0;
+      auto [rest, error] = std::from_chars(first, last, size);
+      const char* const units = "KMG";
+      const char* const unit = rest == last ? nullptr : std::strchr(units, std::toupper(*rest));
+      if (unit != nullptr && *rest != '\0') ++rest;
+      const int shift = unit == nullptr ? 0 : 10 * static_cast<int>(unit - units + 1);
+      if (error != std::errc() || rest != last || size < 0 || size > kMost >> shift) {
+        throw UserError::format("{}: {} is not a size; give sizes like 4K,1M,25M, at most 64G", where,
+                                first == last ? "an empty word" : std::string(first, last));
+      }
+      if ((size <<= shift) < 4) {
+        throw UserError::format("{}: {} bytes hold no element; give at least 4", where, size);
+      }
+      sizes.push_back(size);
+    }
+    target = sizes;
+  };
+  option.write = [&target] { return fmt::format("{}", fmt::join(target, ",")); };
+  table.add(std::move(option));
+}
+
+}  // namespace
+
+BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
+  BenchTrainOptions options;
+  options.config.dataset = "synthetic";
+  options.config.steps = 100;
+  std::string config_file;
+  const OptionTable train = train_table(options.config, config_file);
+  OptionTable table("annulus bench train",
+                    "Measures training steps on synthetic data that is already in memory.");
+  table.section("What is measured");
+  table.take(train,
+             {"model", "stem", "precision", "precision-fallback", "tune", "convolutions", "optimizer"});
+  add_data_shape(table, options.data_shape);
+  table.whole("batch-per-worker", "B", options.batch_per_worker, 1, kMostImages / kMostWorkers,
+              "images of one step per worker");
+  table.take(train, {"steps", "bucket-mb", "algorithm", "staleness", "comm-thread"});
+  table.section("On which cores");
+  table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
+  table.section("Output");
+  table.bare_switch("json", options.json, "one JSON object in place of text");
+  table.parse(argc, argv);
+  settle_optimizer(table, options.config);
+  settle_stem(table, options.config.model, options.config.stem);
+  return options;
+}
+
+BenchLayersOptions parse_bench_layers(int argc, const char* const* argv) {
+  BenchLayersOptions options;
+  options.config.dataset = "synthetic";
+  options.config.steps = 10;
+  options.config.batch_size = 64;
+  std::string config_file;
+  const OptionTable train = train_table(options.config, config_file);
+  OptionTable table("annulus bench layers",
+                    "Measures the kernels of one worker's training step, in the step and alone.");
+  table.section("What is measured");
+  table.take(train,
+             {"model", "stem", "precision", "precision-fallback", "tune", "convolutions", "optimizer"});
+  add_data_shape(table, options.data_shape);
+  table.whole("batch", "B", options.config.batch_size, 1, kMostImages, "images of one step");
+  table.take(train, {"steps"});
+  table.section("On which cores");
+  table.take(train, {"threads-per-worker", "bind", "smt"});
+  table.section("Output");
+  table.bare_switch("json", options.json, "JSON objects, one a line, in place of text");
+  table.parse(argc, argv);
+  settle_optimizer(table, options.config);
+  settle_stem(table, options.config.model, options.config.stem);
+  options.config.workers = 1;
+  return options;
+}
+
+BenchCollectivesOptions parse_bench_collectives(int argc, const char* const* argv) {
+  BenchCollectivesOptions options;
+  std::string config_file;
+  const OptionTable train = train_table(options.config, config_file);
+  OptionTable table(
+      "annulus bench collectives",
+      "Measures collectives beside the machine's own floor: plain loops over all ranks' buffers.");
+  table.section("What is measured");
+  table.choice(
+      "collective", options.collective,
+      {"allreduce", "reduce-scatter", "allgather", "broadcast", "gather", "scatter", "barrier", "all"},
+      "the collective");
+  add_sizes(table, options.bytes, "sizes of the messages, with K, M or G for powers of 1024",
+            "4K,64K,1M,4M,25M,100M");
+  table.choice("algorithm", options.algorithm, {"auto", "direct", "ring", "hierarchical"},
+               "how; auto: direct, or hierarchical where ranks are in several domains");
+  table.choice("dtype", options.dtype, {"f32", "bf16", "f16"}, "element type; sums are made in fp32");
+  table.choice("placement", options.placement, {"both", "shared", "private"},
+               "buffers in the segment, outside it, or both in turn");
+  add_ranks_and_output(table, train, options.json);
+  table.parse(argc, argv);
+  return options;
+}
+
+BenchUpdateOptions parse_bench_update(int argc, const char* const* argv) {
+  BenchUpdateOptions options;
+  std::string config_file;
+  const OptionTable train = train_table(options.config, config_file);
+  OptionTable table(
+      "annulus bench update",
+      "Measures the fused update (sum of all ranks' gradients, momentum, new weights) beside a copy "
+      "of as many bytes.");
+  table.section("What is measured");
+  add_sizes(table, options.bytes, "sizes of the gradient, with K, M or G for powers of 1024", "1M,25M,100M");
+  add_ranks_and_output(table, train, options.json);
+  table.parse(argc, argv);
+  return options;
+}
+
+}  // namespace annulus

@@ -1,0 +1,105 @@
+// Which options go together: what is settled once the command line was read, and what is refused.
+#include "kernels/adam.h"
+#include "launcher/option_parts.h"
+#include "launcher/options.h"
+
+namespace annulus {
+namespace {
+
+void check_schedule(const TrainConfig& config) {
+  const auto refuse = [&](const char* name, auto value) {
+    throw UserError::format("--{} {}: --schedule {} has no drops; leave it out, or give --schedule step",
+                            name, value, config.schedule);
+  };
+  if (config.schedule == "step") return;
+  if (config.decay_every) refuse("decay-every", *config.decay_every);
+  if (config.decay_factor) refuse("decay-factor", *config.decay_factor);
+}
+
+void check_optimizer(const TrainConfig& config) {
+  if (!uses_momentum(config) && config.momentum != 0) {
+    throw UserError::format(
+        "--momentum {}: {} has none; leave it out, or give --optimizer momentum or nesterov", config.momentum,
+        config.optimizer);
+  }
+  const std::pair<const char*, std::optional<double>> of_adam[] = {
+      {"beta1", config.beta1}, {"beta2", config.beta2}, {"epsilon", config.epsilon}};
+  for (const auto& [name, value] : of_adam) {
+    if (!value || uses_adam(config)) continue;
+    throw UserError::format("--{} {}: {} has none; leave it out, or give --optimizer adam or adamw", name,
+                            *value, config.optimizer);
+  }
+}
+
+}  // namespace
+
+void settle_optimizer(const OptionTable& table, TrainConfig& config) {
+  const OptionLevel named = std::max(table.level("optimizer"), OptionLevel::file);
+  if (!uses_momentum(config) && table.level("momentum") < named) config.momentum = 0;
+  if (!uses_adam(config)) {
+    if (table.level("beta1") < named) config.beta1.reset();
+    if (table.level("beta2") < named) config.beta2.reset();
+    if (table.level("epsilon") < named) config.epsilon.reset();
+    return;
+  }
+  const AdamOptions usual;
+  config.beta1 = config.beta1.value_or(usual.beta1);
+  config.beta2 = config.beta2.value_or(usual.beta2);
+  config.epsilon = config.epsilon.value_or(usual.epsilon);
+  if (table.level("lr") == OptionLevel::builtin) config.learning_rate = kAdamLearningRate;
+  if (config.optimizer == "adamw" && table.level("weight-decay") == OptionLevel::builtin) {
+    config.weight_decay = kAdamWWeightDecay;
+  }
+}
+
+void settle_schedule(const OptionTable& table, TrainConfig& config) {
+  if (config.schedule == "step") {
+    config.decay_every = config.decay_every.value_or(kDecayEvery);
+    config.decay_factor = config.decay_factor.value_or(kDecayFactor);
+    return;
+  }
+  const OptionLevel named = std::max(table.level("schedule"), OptionLevel::file);
+  if (table.level("decay-every") < named) config.decay_every.reset();
+  if (table.level("decay-factor") < named) config.decay_factor.reset();
+}
+
+std::vector<std::string> check_combinations(const TrainConfig& config, int workers) {
+  std::vector<std::string> notes;
+  const int64_t shards = resolved(config, workers).shards;
+  if (shards < workers) {
+    throw UserError::format(
+        "--shards {}: fewer than the {} workers; give at least --shards {}, or --workers {}", shards, workers,
+        workers, shards);
+  }
+  if (config.batch_size < shards && config.accumulate > 1) {
+    throw UserError::format(
+        "--batch-size {}: smaller than the {} shards ({} for each of {} workers); give at least --batch-size "
+        "{}, "
+        "or at most --{} {}",
+        config.batch_size, shards, config.accumulate, workers, shards,
+        config.batch_size < workers ? "workers" : "accumulate",
+        config.batch_size < workers ? config.batch_size : config.batch_size / workers);
+  }
+  if (config.batch_size < shards) {
+    throw UserError::format(
+        "--batch-size {}: smaller than the {} shards{}; give at least --batch-size {}, or {} {}",
+        config.batch_size, shards, config.shards == 0 ? " (one per worker)" : "", shards,
+        config.shards == 0 ? "--workers" : "--shards", config.batch_size);
+  }
+  check_optimizer(config);
+  check_schedule(config);
+  if (shards % workers != 0) {
+    const int64_t most = (shards + workers - 1) / workers;
+    const double even = static_cast<double>(shards) / workers;
+    notes.push_back(
+        fmt::format("--shards {}: {} workers do not divide them evenly; the busiest computes {} of them, "
+                    "{:.1f} % more than an even share; a multiple of {} has no imbalance",
+                    shards, workers, most, (static_cast<double>(most) / even - 1) * 100, workers));
+  }
+  if (config.dataset == "synthetic" && !config.data.empty()) {
+    notes.push_back(fmt::format("--data {}: not used with --dataset synthetic", config.data));
+  }
+  return notes;
+}
+
+}  // namespace annulus
