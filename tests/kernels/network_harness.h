@@ -89,6 +89,9 @@ class NetworkHarness {
       const TensorLayout& layout = plan().parameters[p].layout;
       std::vector<float> values(layout.elements());
       for (float& value : values) value = uniform(2 / std::sqrt(plan().parameters[p].fan_in));
+      if (plan().parameters[p].role == ParameterRole::kRunningVariance) {
+        for (float& value : values) value = std::abs(value) + 0.5F;
+      }
       from_plain(layout, values.data(), weights_ + offsets_[p]);
       parameters_.emplace_back(values.begin(), values.end());
     }
@@ -117,6 +120,15 @@ class NetworkHarness {
       }
     }
     return sum;
+  }
+
+  // Forward alone, with batch norm's running statistics.
+  void infer(int64_t images) {
+    network_.begin({.training = false, .images = images});
+    for (int stage = 0; stage < plan().stage_count(); ++stage) {
+      for (int k = 0; k < network_.portions(stage); ++k) network_.forward(stage, k, weights_);
+    }
+    logits_.assign(network_.logits().begin(), network_.logits().end());
   }
 
   std::vector<float> gradient(size_t parameter) const {
