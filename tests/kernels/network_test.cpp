@@ -68,6 +68,13 @@ std::vector<NetworkSpec> specs() {
       net("odd_channels", {3, 8, 8},
           {conv("conv1", 20, 3, 1, true), pool("pool1", 2), conv("conv2", 10, 3, 1, true), fc("fc1", 9, true),
            fc("fc2", 3, false)}),
+      // Blocks of channels that are mostly padding.
+      net("few_channels", {1, 8, 8},
+          {conv("conv1", 6, 3, 1, true), pool("pool1", 2), conv("conv2", 3, 3, 1, false),
+           conv("conv3", 17, 3, 0, true), fc("fc1", 3, false)}),
+      net("few_channels_bn", {3, 6, 6},
+          {bare_conv("conv1", 5, 3, 1), norm("bn1", true), bare_conv("conv2", 5, 3, 1), norm("bn2", true, 2),
+           average("pool"), fc("fc1", 4, false)}),
       net("pool_first", {3, 8, 8}, {pool("pool1", 2), conv("conv1", 16, 3, 0, true), fc("fc1", 3, false)}),
       net("bn", {3, 7, 7},
           {bare_conv("conv1", 16, 3, 1), norm("bn1", true), average("pool"), fc("fc1", 5, false)}),
@@ -279,14 +286,20 @@ TEST(Network, PlanListsParametersInOrderOfUse) {
   EXPECT_EQ(network.plan().parameters[4].layout.elements(), 128 * 64 * 5 * 5);
 }
 
+// In bf16 only AVX-512 has kernels at all.
 TEST(Network, NoPassRunsOnAReferenceKernel) {
-  for (const NetworkSpec& spec : specs()) {
-    const Network network(spec, {.images = 8});
-    if (network.plan().isa.rfind("avx2", 0) != 0 && network.plan().isa.rfind("avx512", 0) != 0) {
-      GTEST_SKIP() << "SKIPPED: on " << network.plan().isa << " oneDNN may have reference kernels only";
-    }
-    for (const KernelPlan& kernel : network.plan().kernels) {
-      EXPECT_EQ(kernel.implementation.find("ref"), std::string::npos) << spec.name << " " << kernel.layer;
+  for (const DataType type : {DataType::kF32, DataType::kBf16}) {
+    for (const NetworkSpec& spec : specs()) {
+      if (type == DataType::kBf16 && spec.layers.back().relu) continue;  // refused
+      const std::string isa = Network(specs().front(), {.images = 1}).plan().isa;
+      if (isa.rfind("avx512", 0) != 0 && (type == DataType::kBf16 || isa.rfind("avx2", 0) != 0)) {
+        GTEST_SKIP() << "SKIPPED: on " << isa << " oneDNN may have reference kernels only"
+                     << (type == DataType::kBf16 ? " in bf16" : "");
+      }
+      const Network network(spec, {.images = 8, .type = type});
+      for (const KernelPlan& kernel : network.plan().kernels) {
+        EXPECT_EQ(kernel.implementation.find("ref"), std::string::npos) << spec.name << " " << kernel.layer;
+      }
     }
   }
 }
@@ -339,6 +352,20 @@ TEST(Network, AnImageTooSmallForALayerIsTheUsersError) {
     EXPECT_NE(std::string(error.what()).find("conv1"), std::string::npos);
     EXPECT_NE(std::string(error.what()).find("1x5x5"), std::string::npos);
     EXPECT_NE(std::string(error.what()).find("1x4x4"), std::string::npos);
+  }
+}
+
+TEST(Network, AConvolutionWithoutAFastKernelIsTheUsersError) {
+  const NetworkSpec spec = net("wide", {3, 32, 32}, {conv("conv1", 8, 15, 7, true), fc("fc1", 2, false)});
+  try {
+    const Network network(spec, {.images = 4});
+    GTEST_SKIP() << "SKIPPED: " << network.plan().library << " on " << network.plan().isa
+                 << " has a kernel for filters of 15x15";
+  } catch (const UserError& error) {
+    for (const char* part : {"layer conv1: oneDNN", "backward-weights from 3x32x32 to",
+                             "(kernel 15, stride 1, padding 7) in fp32; give another kernel"}) {
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+    }
   }
 }
 
