@@ -335,6 +335,9 @@ int bench_layers(const BenchLayersOptions& options) {
                            describe_synthetic(bench_image(options.data_shape, options.config.model), 10,
                                               options.config.batch_size, 0),
                            true);
+  if (!options.json) {
+    for (const std::string& warning : job.warnings) fmt::print("warning: {}\n", warning);
+  }
   const std::vector<std::string> answers =
       run_ranks(machine, job.placement, {.body = [&](int) {
                   return nlohmann::json(LayerBench(job.run).measure(*job.run.config.steps)).dump();

@@ -60,9 +60,9 @@ int bench_train(const BenchTrainOptions& options, int64_t began_ns) {
   const Job job = plan_job(config, machine, dataset, true);
   if (!options.json) {
     fmt::print("{}\n{}, {}, batch {} x {}, {}, {}, {} steps\n",
-               version_text({}).substr(0, version_text({}).find('\n')), job.run.spec.name, config.precision,
-               config.workers, options.batch_per_worker, job.run.network.library, job.run.network.isa,
-               measured);
+               version_text({}).substr(0, version_text({}).find('\n')), job.run.spec.name,
+               job.run.config.precision, config.workers, options.batch_per_worker, job.run.network.library,
+               job.run.network.isa, measured);
     for (const std::string& note : job.notes) fmt::print("note: {}\n", note);
     for (const std::string& warning : job.warnings) fmt::print("warning: {}\n", warning);
   }
@@ -86,7 +86,7 @@ int bench_train(const BenchTrainOptions& options, int64_t began_ns) {
                                               {"workers", config.workers},
                                               {"threads_per_worker", config.threads_per_worker},
                                               {"batch_per_worker", options.batch_per_worker},
-                                              {"precision", config.precision},
+                                              {"precision", job.run.config.precision},
                                               {"steps", result.step_ms.size()},
                                               {"images_per_s", result.images_per_s},
                                               {"median_step_ms", median},

@@ -154,6 +154,15 @@ Desc with_images(const Desc& desc, int64_t images) {
   return make_desc(dims, tag, type_of(desc));
 }
 
+Desc with_whole_blocks(const Desc& desc) {
+  Dims dims = dims_of(desc);
+  const int64_t padded = layout_of(desc).padded_dims[1];
+  if (dims[1] == padded) return desc;
+  const Tag tag = activation_layout(desc).tag;
+  dims[1] = padded;
+  return make_desc(dims, tag, type_of(desc));
+}
+
 TensorLayout layout_of(const Desc& desc) {
 #if DNNL_VERSION_MAJOR >= 3
   if (desc.get_format_kind() != dnnl::memory::format_kind::blocked) {
@@ -247,6 +256,13 @@ bool has_fast_kernels() {
 #else
   return false;
 #endif
+}
+
+Bf16Support bf16_support() {
+  const std::string isa = effective_isa();
+  if (!isa.starts_with("avx512_core")) return Bf16Support::kNone;
+  const bool native = isa != "avx512_core" && isa != "avx512_core_vnni";
+  return native ? Bf16Support::kNative : Bf16Support::kEmulated;
 }
 
 dnnl::memory make_memory(const Desc& desc, const dnnl::engine& engine) {

@@ -74,6 +74,9 @@ ActivationLayout activation_layout(const Desc& desc);
 // The same layout for another number of images, of which one portion after another may lie in memory.
 Desc with_images(const Desc& desc, int64_t images);
 
+// The same memory as a tensor of all channels that its blocks have room for. `desc` has four dimensions.
+Desc with_whole_blocks(const Desc& desc);
+
 DataType type_of(const Desc& desc);  // throws std::runtime_error for any other than kF32 and kBf16
 
 // The same layout for another type of elements.
@@ -92,6 +95,11 @@ std::string effective_isa();  // "avx512_core"
 // Whether oneDNN has generated code for the kernels we use on this machine, so that a reference kernel means
 // that a layout was chosen badly.
 bool has_fast_kernels();
+
+// What bf16 kernels oneDNN has on this machine: none without AVX-512, emulated ones where AVX-512 comes
+// without bf16 instructions.
+enum class Bf16Support : uint8_t { kNone, kEmulated, kNative };
+Bf16Support bf16_support();
 
 // Memory objects without a buffer yet; give them one with move_to.
 //

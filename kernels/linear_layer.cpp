@@ -1,9 +1,5 @@
 #include "kernels/linear_layer.h"
 
-#include <fmt/format.h>
-
-#include <stdexcept>
-
 #include "kernels/dnnl_compat.h"
 #include "kernels/weighted_layer.h"
 #include "telemetry/error.h"
@@ -18,27 +14,28 @@ std::unique_ptr<Layer> make_linear_layer(const LayerContext& context, const Laye
   }
   const TensorLayout input = onednn::layout_of(given_src);
   const int64_t batch = input.dims[0], inputs = input.elements() / batch;
-  const onednn::Desc src =
-      input.is_plain() ? onednn::make_desc({batch, inputs}, onednn::Tag::ab, context.type) : given_src;
-  onednn::Dims weight_dims{spec.out, inputs};
-  if (!input.is_plain()) {
-    weight_dims = onednn::dims_of(given_src);
-    weight_dims[0] = spec.out;
+  // As convolutions do, it sees all channels that an image's blocks have room for.
+  WeightedLayerPlan plan;
+  plan.fan_in = inputs;
+  if (input.is_plain()) {
+    plan.src = onednn::make_desc({batch, inputs}, onednn::Tag::ab, context.type);
+    plan.weight_dims = plan.trained_dims = {spec.out, inputs};
+  } else {
+    plan.src = onednn::with_whole_blocks(given_src);
+    plan.weight_dims = onednn::dims_of(plan.src);
+    plan.trained_dims = onednn::dims_of(given_src);
+    plan.weight_dims[0] = plan.trained_dims[0] = spec.out;
   }
-  const onednn::Desc bias = bias_desc(spec);
+  const onednn::Desc src = plan.src, bias = bias_desc(spec, spec.out);
   const onednn::Desc diff_dst = onednn::make_desc({batch, spec.out}, onednn::Tag::ab, context.type);
   const onednn::Desc dst = last ? onednn::make_desc({batch, spec.out}, onednn::Tag::ab) : diff_dst;
 
-  const auto free = onednn::linear_forward(context.engine, src, onednn::any_desc(weight_dims, context.type),
-                                           bias, dst, spec.relu);
-  if (!free) throw std::runtime_error(fmt::format("layer {}: oneDNN has no kernel for forward", spec.name));
+  const auto free = onednn::linear_forward(
+      context.engine, src, onednn::any_desc(plan.weight_dims, context.type), bias, dst, spec.relu);
+  if (!free) throw no_fast_kernel(spec, kForward, src, dst, "");
 
   const dnnl::engine engine = context.engine;
-  WeightedLayerPlan plan;
-  plan.weight_dims = weight_dims;
-  plan.fan_in = inputs;
-  plan.src = src;
-  plan.dst = dst;
+  plan.dst = plan.seen_dst = dst;
   plan.diff_dst = diff_dst;
   plan.forward = [=](const onednn::Desc& weights) -> dnnl::primitive_desc {
     return onednn::linear_forward(engine, src, weights, bias, dst, spec.relu);

@@ -39,8 +39,8 @@ struct NetworkOptions {
 class Network {
  public:
   // Chooses kernels and creates all primitives. Throws UserError where the spec is impossible (an image too
-  // small for a layer: the text names layer and both shapes), std::runtime_error where oneDNN has no fast
-  // kernel. Touches no arena memory.
+  // small for a layer: the text names layer and both shapes) and where oneDNN has no fast kernel. Touches no
+  // arena memory.
   Network(const NetworkSpec& spec, const NetworkOptions& options);
   ~Network();
 

@@ -31,8 +31,28 @@ int kernel_class(const dnnl::primitive_desc& desc) { return kernel_class(onednn:
 
 }  // namespace
 
-onednn::Desc bias_desc(const LayerSpec& spec) {
-  return spec.bias ? onednn::make_desc({spec.out}, onednn::Tag::a) : onednn::Desc();
+onednn::Desc bias_desc(const LayerSpec& spec, int64_t channels) {
+  return spec.bias ? onednn::make_desc({channels}, onednn::Tag::a) : onednn::Desc();
+}
+
+UserError no_fast_kernel(const LayerSpec& spec, const char* pass, const onednn::Desc& src,
+                         const onednn::Desc& dst, const std::string& found) {
+  const auto shape = [](const onednn::Desc& desc) {
+    const onednn::Dims dims = onednn::dims_of(desc);
+    return fmt::format("{}", fmt::join(dims.begin() + 1, dims.end(), "x"));
+  };
+  const bool convolution = spec.kind == LayerKind::kConvolution;
+  const bool bf16 = onednn::type_of(src) == DataType::kBf16;
+  return UserError::format(
+      "layer {}: {} on {} has {} for {} from {} to {}{} in {}; give {}{}", spec.name, onednn::library_name(),
+      onednn::effective_isa(), found.empty() ? "no kernel" : "no kernel but the slow " + found, pass,
+      shape(src), shape(dst),
+      convolution
+          ? fmt::format(" (kernel {}, stride {}, padding {})", spec.kernel, stride_of(spec), spec.padding)
+          : "",
+      bf16 ? "bf16" : "fp32",
+      convolution ? "another kernel, stride or padding, or larger images" : "another number of outputs",
+      bf16 ? ", or --precision fp32" : "");
 }
 
 int64_t WeightedLayer::Pass::view_bytes() const {
@@ -48,14 +68,16 @@ int64_t WeightedLayer::Pass::scratchpad_bytes() const {
 WeightedLayer::WeightedLayer(const LayerContext& context, const LayerSpec& spec,
                              const WeightedLayerPlan& plan, bool mask_gradient)
     : context_(context),
-      name_(spec.name),
+      spec_(spec),
       fan_in_(plan.fan_in),
-      bias_count_(spec.bias ? spec.out : 0),
+      bias_count_(spec.bias ? plan.weight_dims[0] : 0),
       mask_gradient_(mask_gradient),
       src_desc_(plan.src),
       dst_desc_(plan.dst),
+      seen_dst_desc_(plan.seen_dst),
       diff_dst_desc_(plan.diff_dst),
-      bias_desc_(bias_desc(spec)) {
+      bias_desc_(bias_desc(spec, plan.weight_dims[0])),
+      trained_dims_(plan.trained_dims) {
   backward_weights_ = choose_writer(plan);
   master_desc_ = backward_weights_.weights_desc;
   weight_count_ = onednn::layout_of(master_desc_).padded_elements();
@@ -93,18 +115,10 @@ WeightedLayer::WeightedLayer(const LayerContext& context, const LayerSpec& spec,
 
 WeightedLayer::Pass WeightedLayer::checked(const char* name, dnnl::primitive_desc desc,
                                            const onednn::Desc& weights) const {
-  if (!desc) throw std::runtime_error(fmt::format("layer {}: oneDNN has no kernel for {}", name_, name));
+  if (!desc) throw no_fast_kernel(spec_, name, src_desc_, dst_desc_, "");
   const std::string implementation = onednn::implementation_name(desc);
   if (kernel_class(implementation) == 0 && onednn::has_fast_kernels()) {
-    if (context_.type != DataType::kF32) {
-      throw UserError::format(
-          "layer {}: oneDNN has no fast kernel for its {} in bf16; a first convolution needs a multiple of "
-          "16 "
-          "filters there; or train in fp32",
-          name_, name);
-    }
-    throw std::runtime_error(fmt::format(
-        "layer {}: {} would run on the reference kernel {}, a planning error", name_, name, implementation));
+    throw no_fast_kernel(spec_, name, src_desc_, dst_desc_, implementation);
   }
   Pass pass;
   pass.desc = desc;
@@ -170,21 +184,26 @@ LayerNeeds WeightedLayer::needs() const {
 
 void WeightedLayer::plan_kernel(const char* name, Pass& pass, NetworkPlan& plan) const {
   pass.kernel = static_cast<int>(plan.kernels.size());
-  plan.kernels.push_back({name_, name, onednn::implementation_name(pass.desc),
+  plan.kernels.push_back({spec_.name, name, onednn::implementation_name(pass.desc),
                           onednn::layout_of(pass.weights_desc).tag(), pass.has_view()});
 }
 
 void WeightedLayer::describe(int index, NetworkPlan& plan) {
+  const auto trained = [&](const onednn::Desc& desc) {
+    TensorLayout layout = onednn::layout_of(desc);
+    std::copy_n(trained_dims_.begin(), layout.dims_count, layout.dims.begin());
+    return layout;
+  };
   plan.parameters.push_back(
-      {name_ + ".weight", onednn::layout_of(master_desc_), index, fan_in_, ParameterRole::kWeight});
+      {spec_.name + ".weight", trained(master_desc_), index, fan_in_, ParameterRole::kWeight});
   if (bias_count_ > 0) {
     plan.parameters.push_back(
-        {name_ + ".bias", onednn::layout_of(bias_desc_), index, fan_in_, ParameterRole::kBias});
+        {spec_.name + ".bias", trained(bias_desc_), index, fan_in_, ParameterRole::kBias});
   }
   plan_kernel(kForward, forward_, plan);
   if (mask_gradient_) {
     mask_kernel_ = static_cast<int>(plan.kernels.size());
-    plan.kernels.push_back({name_, kReluBackward, "relu", "", false});
+    plan.kernels.push_back({spec_.name, kReluBackward, "relu", "", false});
   }
   plan_kernel(kBackwardWeights, backward_weights_, plan);
   if (backward_data_) plan_kernel(kBackwardData, *backward_data_, plan);

@@ -14,6 +14,7 @@
 #include "kernels/layer.h"
 #include "kernels/network_spec.h"
 #include "kernels/weight_view.h"
+#include "telemetry/error.h"
 
 namespace annulus {
 
@@ -23,26 +24,33 @@ using PassMaker = std::function<dnnl::primitive_desc(const onednn::Desc& weights
 
 struct WeightedLayerPlan {
   onednn::Dims weight_dims;
+  // Those that are trained, in the same number of dimensions. The others fill up blocks of channels: they are
+  // zero, and so are their gradients, since the channels that they join are zero as well.
+  onednn::Dims trained_dims;
   int64_t fan_in = 0;
   onednn::Desc src, dst;
+  onednn::Desc seen_dst;  // as other layers see it: the same memory with trained_dims[0] channels
   onednn::Desc diff_dst;  // as dst; but for the logits, which are always fp32, in the type of activations
   PassMaker forward;
   std::function<dnnl::primitive_desc(const onednn::Desc& src, const onednn::Desc& weights)> backward_weights;
   PassMaker backward_data;  // empty where the input needs no gradient
 };
 
-// Layout of the layer's bias; Desc() without one.
-onednn::Desc bias_desc(const LayerSpec& spec);
+// Layout of a bias for `channels` outputs; Desc() for a layer without one.
+onednn::Desc bias_desc(const LayerSpec& spec, int64_t channels);
+
+// What to say where oneDNN has no fast kernel for a pass. `found`: what it has; empty: nothing.
+UserError no_fast_kernel(const LayerSpec& spec, const char* pass, const onednn::Desc& src,
+                         const onednn::Desc& dst, const std::string& found);
 
 class WeightedLayer final : public Layer {
  public:
   // `mask_gradient`: the layer has a ReLU and nobody behind it masks the gradient by it. Throws
-  // std::runtime_error where oneDNN has no kernel, or only a reference one on a machine with fast ones (in
-  // bf16, where that depends on the spec, UserError).
+  // UserError where oneDNN has no kernel, or only a reference one on a machine with fast ones.
   WeightedLayer(const LayerContext& context, const LayerSpec& spec, const WeightedLayerPlan& plan,
                 bool mask_gradient);
 
-  const dnnl::memory::desc& dst_desc() const override { return dst_desc_; }
+  const dnnl::memory::desc& dst_desc() const override { return seen_dst_desc_; }
   LayerNeeds needs() const override;
   void describe(int index, NetworkPlan& plan) override;
   void set_parameter_offsets(std::span<const int64_t> offsets) override;
@@ -86,10 +94,11 @@ class WeightedLayer final : public Layer {
   void plan_kernel(const char* name, Pass& pass, NetworkPlan& plan) const;
 
   LayerContext context_;
-  std::string name_;
+  LayerSpec spec_;
   int64_t fan_in_, weight_count_, bias_count_;  // counts of stored elements; no bias: 0
   bool mask_gradient_;
-  onednn::Desc src_desc_, dst_desc_, diff_dst_desc_, master_desc_, bias_desc_;
+  onednn::Desc src_desc_, dst_desc_, seen_dst_desc_, diff_dst_desc_, master_desc_, bias_desc_;
+  onednn::Dims trained_dims_;
   Pass backward_weights_, forward_;
   std::optional<Pass> backward_data_;
 

@@ -25,12 +25,50 @@ namespace {
 // SimpleCNN.
 constexpr int64_t kWorkerOverheadBytes = int64_t{32} << 20;
 
-NetworkPlan ask_planner(const NetworkSpec& spec, const NetworkOptions& options) {
+// What the planner process finds out.
+struct Planned {
+  NetworkPlan network;
+  onednn::Bf16Support bf16 = {};
+};
+
+// Plans in fp32 where bf16 is asked for, cannot be had, and need not be.
+Planned ask_planner(const NetworkSpec& spec, const TrainConfig& config) {
   const std::string text = run_helper("annulus:plan", [&](int output) {
+    NetworkOptions options = network_options(config, spec);
+    const onednn::Bf16Support bf16 = onednn::bf16_support();
+    if (options.type == DataType::kBf16 && bf16 == onednn::Bf16Support::kNone) {
+      if (!config.precision_fallback) {
+        throw UserError::format(
+            "--precision bf16: oneDNN has it only with AVX-512, and uses {} on this processor; give "
+            "--precision "
+            "fp32, or --precision-fallback on to train in fp32 where there is no bf16",
+            onednn::effective_isa());
+      }
+      options.type = DataType::kF32;
+    }
     const Network network(spec, options);
-    return write_all(output, nlohmann::json(network.plan()).dump()) ? 0 : 1;
+    return write_all(output, nlohmann::json{network.plan(), bf16}.dump()) ? 0 : 1;
   });
-  return nlohmann::json::parse(text).get<NetworkPlan>();
+  const nlohmann::json json = nlohmann::json::parse(text);
+  return {json.at(0).get<NetworkPlan>(), json.at(1).get<onednn::Bf16Support>()};
+}
+
+// Makes the configuration's precision the planned one. Returns what the user should know of it.
+std::vector<std::string> settle_precision(const Planned& planned, TrainConfig& config) {
+  if (config.precision != "bf16") return {};
+  const std::string& isa = planned.network.isa;
+  if (planned.network.type == DataType::kF32) {
+    config.precision = "fp32";
+    return {fmt::format(
+        "--precision bf16: oneDNN has it only with AVX-512, and uses {} on this processor; training "
+        "in fp32, as --precision-fallback on says",
+        isa)};
+  }
+  if (planned.bf16 == onednn::Bf16Support::kNative) return {};
+  return {fmt::format(
+      "--precision bf16: this processor has no bf16 instructions, so oneDNN emulates them with {}; "
+      "--precision fp32 may be faster",
+      isa)};
 }
 
 // --tune: what TrainConfig::convolutions shall be, measured where the first worker will run.
@@ -86,8 +124,10 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
                         : fmt::format("--tune chose --convolutions {}", resolved.convolutions));
     resolved.tune = false;
   }
-  NetworkPlan network = ask_planner(spec, network_options(resolved, spec));
-  BucketPlan buckets = plan_buckets(network, static_cast<int64_t>(resolved.bucket_mb * (1 << 20)));
+  Planned planned = ask_planner(spec, resolved);
+  std::vector<std::string> warnings = placement.warnings;
+  for (std::string& warning : settle_precision(planned, resolved)) warnings.push_back(std::move(warning));
+  BucketPlan buckets = plan_buckets(planned.network, static_cast<int64_t>(resolved.bucket_mb * (1 << 20)));
   int64_t largest_bucket = 0;
   for (const BucketExtent& bucket : buckets.extents) {
     largest_bucket = std::max<int64_t>(largest_bucket, bucket.blocks * kBlockElements * sizeof(float));
@@ -108,7 +148,7 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
   Job job{.run = {.config = std::move(resolved),
                   .dataset = dataset,
                   .spec = spec,
-                  .network = std::move(network),
+                  .network = std::move(planned.network),
                   .buckets = std::move(buckets),
                   .schedule = schedule,
                   .algorithm = choice.algorithm,
@@ -119,7 +159,7 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
           .domains = std::move(domains),
           .segment = {},
           .notes = std::move(notes),
-          .warnings = placement.warnings};
+          .warnings = std::move(warnings)};
   job.segment = plan_segment(job.run.segment_inputs());
   return job;
 }

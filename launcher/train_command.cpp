@@ -33,11 +33,12 @@ struct RunSummary {
 
 std::string headline(const Job& job) {
   const TrainConfig& config = job.run.config;
-  return fmt::format("{} on {}: {} worker{} x {} thread{} ({}), batch {} in {} shard{}, {}, lr {}, {} steps",
-                     job.run.spec.name, config.dataset, config.workers, config.workers == 1 ? "" : "s",
-                     config.threads_per_worker, config.threads_per_worker == 1 ? "" : "s",
-                     job.run.network.isa, config.batch_size, config.shards, config.shards == 1 ? "" : "s",
-                     config.optimizer, config.learning_rate, job.run.schedule.steps());
+  return fmt::format(
+      "{} on {}: {} worker{} x {} thread{} ({}), batch {} in {} shard{}, {}, {}, lr {}, {} steps",
+      job.run.spec.name, config.dataset, config.workers, config.workers == 1 ? "" : "s",
+      config.threads_per_worker, config.threads_per_worker == 1 ? "" : "s", job.run.network.isa,
+      config.batch_size, config.shards, config.shards == 1 ? "" : "s", config.precision, config.optimizer,
+      config.learning_rate, job.run.schedule.steps());
 }
 
 std::string to_text(const RunSummary& summary) {

@@ -69,6 +69,13 @@ inline std::vector<NetworkSpec> small_networks() {
       net("odd_behind", {3, 8, 8},
           {conv("conv1", 16, 3, 1, true), bare_conv("conv2", 20, 3, 1), norm("bn1", true), pool("pool1", 2),
            conv("conv3", 10, 3, 1, true), fc("fc1", 9, true), fc("fc2", 3, false)}),
+      // Blocks of channels that are mostly padding.
+      net("few_channels", {1, 8, 8},
+          {conv("conv1", 6, 3, 1, true), pool("pool1", 2), conv("conv2", 3, 3, 1, false),
+           conv("conv3", 17, 3, 0, true), fc("fc1", 3, false)}),
+      net("few_channels_bn", {3, 6, 6},
+          {bare_conv("conv1", 5, 3, 1), norm("bn1", true), bare_conv("conv2", 5, 3, 1), norm("bn2", true, 2),
+           average("pool"), fc("fc1", 4, false)}),
       net("pool_first", {3, 8, 8}, {pool("pool1", 2), conv("conv1", 16, 3, 0, true), fc("fc1", 3, false)}),
       net("bn", {3, 7, 7},
           {bare_conv("conv1", 16, 3, 1), norm("bn1", true), average("pool"), fc("fc1", 5, false)}),

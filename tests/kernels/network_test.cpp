@@ -190,14 +190,20 @@ TEST(Network, PlanListsParametersInOrderOfUse) {
   EXPECT_EQ(network.plan().parameters[4].layout.elements(), 128 * 64 * 5 * 5);
 }
 
+// In bf16 only AVX-512 has kernels at all.
 TEST(Network, NoPassRunsOnAReferenceKernel) {
-  for (const NetworkSpec& spec : small_networks()) {
-    const Network network(spec, {.images = 8});
-    if (network.plan().isa.rfind("avx2", 0) != 0 && network.plan().isa.rfind("avx512", 0) != 0) {
-      GTEST_SKIP() << "SKIPPED: on " << network.plan().isa << " oneDNN may have reference kernels only";
-    }
-    for (const KernelPlan& kernel : network.plan().kernels) {
-      EXPECT_EQ(kernel.implementation.find("ref"), std::string::npos) << spec.name << " " << kernel.layer;
+  for (const DataType type : {DataType::kF32, DataType::kBf16}) {
+    for (const NetworkSpec& spec : small_networks()) {
+      if (type == DataType::kBf16 && spec.layers.back().relu) continue;  // refused
+      const std::string isa = Network(small_networks().front(), {.images = 1}).plan().isa;
+      if (isa.rfind("avx512", 0) != 0 && (type == DataType::kBf16 || isa.rfind("avx2", 0) != 0)) {
+        GTEST_SKIP() << "SKIPPED: on " << isa << " oneDNN may have reference kernels only"
+                     << (type == DataType::kBf16 ? " in bf16" : "");
+      }
+      const Network network(spec, {.images = 8, .type = type});
+      for (const KernelPlan& kernel : network.plan().kernels) {
+        EXPECT_EQ(kernel.implementation.find("ref"), std::string::npos) << spec.name << " " << kernel.layer;
+      }
     }
   }
 }
@@ -250,6 +256,20 @@ TEST(Network, AnImageTooSmallForALayerIsTheUsersError) {
     EXPECT_NE(std::string(error.what()).find("conv1"), std::string::npos);
     EXPECT_NE(std::string(error.what()).find("1x5x5"), std::string::npos);
     EXPECT_NE(std::string(error.what()).find("1x4x4"), std::string::npos);
+  }
+}
+
+TEST(Network, AConvolutionWithoutAFastKernelIsTheUsersError) {
+  const NetworkSpec spec = net("wide", {3, 32, 32}, {conv("conv1", 8, 15, 7, true), fc("fc1", 2, false)});
+  try {
+    const Network network(spec, {.images = 4});
+    GTEST_SKIP() << "SKIPPED: " << network.plan().library << " on " << network.plan().isa
+                 << " has a kernel for filters of 15x15";
+  } catch (const UserError& error) {
+    for (const char* part : {"layer conv1: oneDNN", "backward-weights from 3x32x32 to",
+                             "(kernel 15, stride 1, padding 7) in fp32; give another kernel"}) {
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+    }
   }
 }
 
