@@ -83,25 +83,38 @@ class NetworkHarness {
     const auto uniform = [&](double limit) {
       return static_cast<float>(std::uniform_real_distribution<double>(-limit, limit)(random));
     };
-    parameters_.clear();
-    mprotect(weights_, weight_bytes(), PROT_READ | PROT_WRITE);
-    for (size_t p = 0; p < offsets_.size(); ++p) {
-      const TensorLayout& layout = plan().parameters[p].layout;
-      std::vector<float> values(layout.elements());
-      for (float& value : values) value = uniform(2 / std::sqrt(plan().parameters[p].fan_in));
-      if (plan().parameters[p].role == ParameterRole::kRunningVariance) {
+    set_parameters([&](const ParameterPlan& parameter, std::vector<float>& values) {
+      for (float& value : values) value = uniform(2 / std::sqrt(parameter.fan_in));
+      if (parameter.role == ParameterRole::kRunningVariance) {
         for (float& value : values) value = std::abs(value) + 0.5F;
       }
-      from_plain(layout, values.data(), weights_ + offsets_[p]);
-      parameters_.emplace_back(values.begin(), values.end());
-    }
-    mprotect(weights_, weight_bytes(), PROT_READ);
+    });
     labels_.clear();
     const int64_t pixels = spec_.input.pixels();
     for (int64_t image = 0; image < plan().batch; ++image) {
       for (int64_t i = 0; i < pixels; ++i) network_.input()[image * pixels + i] = uniform(1);
       labels_.push_back(static_cast<uint8_t>(random() % spec_.classes));
     }
+  }
+
+  // make(parameter, values) fills the values of each, in row-major order.
+  template <typename Make>
+  void set_parameters(const Make& make) {
+    parameters_.clear();
+    mprotect(weights_, weight_bytes(), PROT_READ | PROT_WRITE);
+    for (size_t p = 0; p < offsets_.size(); ++p) {
+      const TensorLayout& layout = plan().parameters[p].layout;
+      std::vector<float> values(layout.elements());
+      make(plan().parameters[p], values);
+      from_plain(layout, values.data(), weights_ + offsets_[p]);
+      parameters_.emplace_back(values.begin(), values.end());
+    }
+    mprotect(weights_, weight_bytes(), PROT_READ);
+  }
+
+  void set_images(std::span<const float> images, std::span<const uint8_t> labels) {
+    std::ranges::copy(images, network_.input().begin());
+    labels_.assign(labels.begin(), labels.end());
   }
 
   // Forward, loss over the first `images` and backward; the images behind them become zeros.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-IMAGES, SIDE, CLASSES, PROJECTIONS = 4, 16, 10, 16
+IMAGES, SIDE, CLASSES, PROJECTIONS = 2, 32, 10, 16
 
 
 class Block(nn.Module):
@@ -52,7 +52,8 @@ class ResNet18(nn.Module):
 
 
 def hashes(seed, count):
-    h = (np.arange(count, dtype=np.uint64) + np.uint64(seed * 0x9E3779B9 & 0xFFFFFFFF)) & np.uint64(0xFFFFFFFF)
+    """Of the 32-bit numbers seed, seed + 1, ... (Chris Wellons' lowbias32)."""
+    h = (np.arange(count, dtype=np.uint64) + np.uint64(seed)) & np.uint64(0xFFFFFFFF)
     for factor in (0x7FEB352D, 0x846CA68B):
         h ^= h >> np.uint64(16)
         h = h * np.uint64(factor) & np.uint64(0xFFFFFFFF)
@@ -60,18 +61,26 @@ def hashes(seed, count):
 
 
 def uniform(seed, count, limit):
-    """Floats in [-limit, limit)."""
+    """Floats in [-limit, limit), the same bits everywhere."""
     unit = (hashes(seed, count) >> np.uint64(8)).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)
     return unit * np.float32(limit)
 
 
-def values_of(name, shape, number):
+def seed_of(name):
+    """A number for each name: its letters as digits of base 31, as a 32-bit number."""
+    seed = 7
+    for letter in name.encode():
+        seed = (seed * 31 + letter) & 0xFFFFFFFF
+    return seed
+
+
+def values_of(name, shape):
     """A parameter: of a batch norm about 1 or 0, else uniform with a variance of 2 over its inputs."""
-    count = int(np.prod(shape))
+    count, seed = int(np.prod(shape)), seed_of(name)
     if len(shape) == 1 and name != "fc.bias":
-        values = uniform(number, count, 0.25) + np.float32(1 if name.endswith("weight") else 0)
+        values = uniform(seed, count, 0.25) + np.float32(1 if name.endswith("weight") else 0)
     else:
-        values = uniform(number, count, np.sqrt(6 / (512 if name == "fc.bias" else np.prod(shape[1:]))))
+        values = uniform(seed, count, np.sqrt(6 / (512 if name == "fc.bias" else np.prod(shape[1:]))))
     return torch.from_numpy(values.reshape(shape)).double()
 
 
@@ -79,7 +88,7 @@ def compute():
     net = ResNet18().double().train()
     with torch.no_grad():
         for name, parameter in net.named_parameters():
-            parameter.copy_(values_of(name, tuple(parameter.shape), hash_seed(name)))
+            parameter.copy_(values_of(name, tuple(parameter.shape)))
     shape = (IMAGES, 3, SIDE, SIDE)
     images = torch.from_numpy(uniform(0, int(np.prod(shape)), 1).reshape(shape)).double()
     logits = net(images)
@@ -97,15 +106,7 @@ def compute():
             "projections": [float(np.dot(sign, gradient)) for sign in signs],
             "elements": [[place, float(gradient[place])] for place in places],
         }
-    return {"loss": float(loss), "logits": logits.detach().numpy().ravel().tolist(), "gradients": gradients}
-
-
-def hash_seed(name):
-    """A number for each name: its letters as digits of base 31, as a 32-bit number."""
-    seed = 7
-    for letter in name.encode():
-        seed = (seed * 31 + letter) & 0xFFFFFFFF
-    return seed
+    return {"loss": loss.item(), "logits": logits.detach().numpy().ravel().tolist(), "gradients": gradients}
 
 
 def numbers_of(tree):
