@@ -188,12 +188,18 @@ Job plan_job(const TrainConfig& config, const Machine& machine, const DatasetInf
     job = plan_with(config, machine, dataset, spec, job.run.config.workers - 1, check_memory);
   }
   if (job.total_bytes() > memory.bytes) {
+    const int64_t arenas = job.total_bytes() - static_cast<int64_t>(job.segment.bytes);
+    const char* const remedy =
+        arenas > job.total_bytes() / 2
+            ? "a smaller batch, a larger --accumulate (fewer images at a time), fewer --workers"
+            : "fewer --workers, fewer --shards";
     throw UserError::format(
-        "not enough memory: the run needs {} ({} shared, {} for each of {} workers), and {} leaves {}; use "
-        "fewer "
-        "--workers, fewer --shards, a smaller --batch-size, or raise the limit",
+        "not enough memory: the run needs {} ({} shared, {} for {} worker{}), and {} leaves {}; use {}, or "
+        "raise the "
+        "limit",
         format_bytes(job.total_bytes()), format_bytes(job.segment.bytes), format_bytes(job.worker_bytes()),
-        job.run.config.workers, memory.source, format_bytes(memory.bytes));
+        job.run.config.workers == 1 ? "the only" : fmt::format("each of {}", job.run.config.workers),
+        job.run.config.workers == 1 ? "" : "s", memory.source, format_bytes(memory.bytes), remedy);
   }
   return job;
 }

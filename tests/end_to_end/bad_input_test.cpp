@@ -152,7 +152,7 @@ TEST(BadInput, CoresThatDoNotExistAreRefused) {
 TEST(BadInput, CoresOutsideTheCpusetAreRefused) {
   cpu_set_t set;
   ASSERT_EQ(sched_getaffinity(0, sizeof set, &set), 0);
-  if (!CPU_ISSET(0, &set) || !CPU_ISSET(1, &set)) GTEST_SKIP() << "needs CPUs 0 and 1";
+  if (!CPU_ISSET(0, &set) || !CPU_ISSET(1, &set)) GTEST_SKIP() << "SKIPPED: needs CPUs 0 and 1";
   const ScratchDirectory scratch;
   CommandOptions options = scratch.here();
   options.cpus = {1};
@@ -185,7 +185,10 @@ TEST(BadInput, RunDirectoriesThatCannotBeWrittenOrHoldARunAreRefused) {
 
 TEST(BadInput, NotEnoughMemoryIsFoundByArithmetic) {
   expect_refused({"train", "--dataset", "synthetic", "--batch-size", "100000000", "--workers", "2"},
-                 {"not enough memory", "the run needs", "--batch-size", "TiB"});
+                 {"not enough memory", "the run needs", "use a smaller batch, a larger --accumulate", "TiB"});
+  expect_refused({"bench", "layers", "--model", "resnet50", "--stem", "imagenet", "--data-shape", "3x224x224",
+                  "--batch", "1000000"},
+                 {"not enough memory", "for the only worker", "use a smaller batch"});
 }
 
 // A cgroup of version 1 or 2 with a memory limit; its path is empty where none can be made.
@@ -216,7 +219,7 @@ class MemoryGroup {
 
 TEST(BadInput, AMemoryLimitOfACgroupIsNamed) {
   const MemoryGroup group(int64_t{48} << 20);
-  if (group.path().empty()) GTEST_SKIP() << "cannot make a cgroup with a memory limit";
+  if (group.path().empty()) GTEST_SKIP() << "SKIPPED: cannot make a cgroup with a memory limit";
   const ScratchDirectory scratch;
   CommandOptions options = scratch.here();
   options.cgroup = group.path();

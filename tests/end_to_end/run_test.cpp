@@ -231,7 +231,7 @@ TEST_F(Run, ShardsThatWorkersDoNotDivideEvenlyAreNoted) {
 }
 
 TEST_F(Run, WorkersMayRunWhereBindSays) {
-  if (cpus() < 2) GTEST_SKIP() << "needs two CPUs";
+  if (cpus() < 2) GTEST_SKIP() << "SKIPPED: needs two CPUs";
   const auto allowed = [&](const Words& flags, const std::string& process) {
     fs::remove_all(scratch_ / "run");
     Command command(with(with(kSmall, {"--steps", "100000000"}), flags), scratch_.here());

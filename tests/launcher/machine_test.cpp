@@ -85,7 +85,7 @@ TEST(MachineTest, ThisMachineAllowsWhatTheAffinityMaskAllows) {
 
 TEST(MachineTest, TasksetNarrowsThisMachine) {
   std::vector<int> all = read_affinity(0);
-  if (all.size() < 2) GTEST_SKIP() << "needs two CPUs";
+  if (all.size() < 2) GTEST_SKIP() << "SKIPPED: needs two CPUs";
   // In a child, so that the tests after this one keep their CPUs.
   pid_t child = fork();
   ASSERT_GE(child, 0);

@@ -70,7 +70,7 @@ TEST(ResidencyTest, CountsPagesByNodeAndPagesThatAreNotThere) {
   SharedMemory memory(kPages * page());
   ASSERT_NE(memory.base(), nullptr);
   PageResidency before = read_residency(0, memory.base(), kPages * page());
-  if (!before.answer.ok()) GTEST_SKIP() << before.answer.refusal;
+  if (!before.answer.ok()) GTEST_SKIP() << "SKIPPED: " << before.answer.refusal;
   EXPECT_EQ(before.pages, static_cast<int64_t>(kPages));
   EXPECT_EQ(before.not_present, static_cast<int64_t>(kPages));
   std::memset(memory.base(), 1, kPages / 2 * page());
@@ -87,7 +87,7 @@ TEST(ResidencyTest, UnalignedRangesCountEveryPageTheyTouch) {
   SharedMemory memory(4 * page());
   std::memset(memory.base(), 1, 4 * page());
   PageResidency got = read_residency(0, memory.base() + page() - 1, 2);
-  if (!got.answer.ok()) GTEST_SKIP() << got.answer.refusal;
+  if (!got.answer.ok()) GTEST_SKIP() << "SKIPPED: " << got.answer.refusal;
   EXPECT_EQ(got.pages, 2);
   EXPECT_EQ(read_residency(0, memory.base(), 0).pages, 0);
 }
@@ -151,7 +151,7 @@ TEST(ResidencyTest, EveryWorkerRunsOnItsCpusWithItsPagesOnItsNode) {
   for (size_t rank = 0; rank < workers; ++rank) {
     KernelAnswer answer =
         bind_range(machine, memory.base() + rank * bytes, bytes, plan.workers[rank].memory_node);
-    if (!answer.ok()) GTEST_SKIP() << answer.refusal;
+    if (!answer.ok()) GTEST_SKIP() << "SKIPPED: " << answer.refusal;
   }
   ASSERT_TRUE(memory.reserve());
   struct Child {
@@ -203,7 +203,7 @@ TEST(ResidencyTest, EveryWorkerRunsOnItsCpusWithItsPagesOnItsNode) {
     waitpid(child.process, &status, 0);
     EXPECT_EQ(status, 0);
   }
-  if (!refusal.empty()) GTEST_SKIP() << refusal;
+  if (!refusal.empty()) GTEST_SKIP() << "SKIPPED: " << refusal;
   std::printf("%zu workers on %zu NUMA nodes: %lld pages read back, %lld remote\n", workers,
               machine.nodes().size(), static_cast<long long>(pages), static_cast<long long>(remote));
 }
@@ -211,7 +211,7 @@ TEST(ResidencyTest, EveryWorkerRunsOnItsCpusWithItsPagesOnItsNode) {
 // The kernel's first touch would put pages next to the CPU anyway; only a policy puts them elsewhere.
 TEST(ResidencyTest, PrivateMemoryFollowsTheNodeEvenAwayFromTheCpu) {
   Machine machine = Machine::this_machine();
-  if (machine.nodes().size() < 2) GTEST_SKIP() << "one NUMA node";
+  if (machine.nodes().size() < 2) GTEST_SKIP() << "SKIPPED: one NUMA node";
   WorkerPlace place;
   place.cpus = {machine.allowed_cpus().front()};
   place.memory_node = machine.nodes().back().os_index;
@@ -255,7 +255,7 @@ TEST(ResidencyTest, RefusalsOfAContainerAreAnswersWithAReason) {
     if (machine.nodes().size() > 1 && !explains(bind_range(machine, memory.base(), page(), 0))) return 4;
     return 0;
   });
-  if (status == 77) GTEST_SKIP() << "this kernel takes no seccomp filter";
+  if (status == 77) GTEST_SKIP() << "SKIPPED: this kernel takes no seccomp filter";
   EXPECT_EQ(status, 0);
 }
 
@@ -265,12 +265,12 @@ TEST(ResidencyTest, InterleavedRangeIsSpreadOverTheNodes) {
   for (const MachineNode& node : machine.nodes()) {
     if (node.allowed && node.bytes > 0) nodes.push_back(node.os_index);
   }
-  if (nodes.size() < 2) GTEST_SKIP() << "one NUMA node";
+  if (nodes.size() < 2) GTEST_SKIP() << "SKIPPED: one NUMA node";
   const int64_t each = 64;
   const size_t bytes = nodes.size() * each * page();
   SharedMemory memory(bytes);
   KernelAnswer answer = interleave_range(machine, memory.base(), bytes, nodes);
-  if (!answer.ok()) GTEST_SKIP() << answer.refusal;
+  if (!answer.ok()) GTEST_SKIP() << "SKIPPED: " << answer.refusal;
   ASSERT_TRUE(memory.reserve());
   std::memset(memory.base(), 1, bytes);
   PageResidency got = read_residency(0, memory.base(), bytes);

@@ -51,9 +51,9 @@ TEST_F(ThresholdsFile, that_cannot_be_written_is_no_error) {
 
 TEST_F(ThresholdsFile, is_measured_at_first_use_and_read_at_the_next) {
   const Machine machine = Machine::this_machine();
-  if (machine.allowed_cpus().size() < 2) GTEST_SKIP() << "needs two CPUs";
+  if (machine.allowed_cpus().size() < 2) GTEST_SKIP() << "SKIPPED: needs two CPUs";
   const Placement placement = plan_placement(machine, {.workers = 2});
-  if (!placement.exclusive) GTEST_SKIP() << "two ranks have to take turns here";
+  if (!placement.exclusive) GTEST_SKIP() << "SKIPPED: two ranks have to take turns here";
   const DomainPlan pretended{.domains = pretend_domains(2, 2), .level = "L3", .why_one = ""};
   EXPECT_FALSE(machine_thresholds(machine, placement, pretended, false));
   const auto measured = machine_thresholds(machine, placement, pretended, true);

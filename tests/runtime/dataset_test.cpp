@@ -291,7 +291,7 @@ TEST_F(IdxDataset, DescribingStartsNoThread) {
 
 TEST(Dataset, DebiansFashionMnistIsWhatItsAuthorsPublished) {
   if (!std::filesystem::exists("/usr/share/datasets/fashion-mnist")) {
-    GTEST_SKIP() << "package dataset-fashion-mnist is not installed";
+    GTEST_SKIP() << "SKIPPED: package dataset-fashion-mnist is not installed";
   }
   using Clock = std::chrono::steady_clock;
   const auto milliseconds = [](Clock::time_point start) {
