@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "bench/bench_train.h"
+#include "bench/machine_peaks.h"
 #include "bench/statistics.h"
 #include "kernels/network.h"
 #include "launcher/job.h"
@@ -49,12 +50,14 @@ struct KernelTimes {
 };
 
 struct StepTimes {
-  std::vector<KernelTimes> kernels;  // as NetworkPlan::kernels
+  std::vector<KernelTimes> kernels;       // as NetworkPlan::kernels
+  double peak_gflops = 0, peak_gbps = 0;  // of one core
   int64_t step_ns = 0, loss_ns = 0, update_ns = 0, update_alone_ns = 0;
 };
 
 void to_json(nlohmann::json& json, const StepTimes& times) {
-  json = {times.step_ns, times.loss_ns, times.update_ns, times.update_alone_ns, nlohmann::json::array()};
+  json = {times.step_ns,     times.loss_ns,   times.update_ns,        times.update_alone_ns,
+          times.peak_gflops, times.peak_gbps, nlohmann::json::array()};
   for (const KernelTimes& kernel : times.kernels) {
     json.back().push_back({kernel.in_step_ns, kernel.view_ns, kernel.alone_ns});
   }
@@ -65,7 +68,9 @@ void from_json(const nlohmann::json& json, StepTimes& times) {
   times.loss_ns = json.at(1);
   times.update_ns = json.at(2);
   times.update_alone_ns = json.at(3);
-  for (const auto& kernel : json.at(4)) times.kernels.push_back({kernel.at(0), kernel.at(1), kernel.at(2)});
+  times.peak_gflops = json.at(4);
+  times.peak_gbps = json.at(5);
+  for (const auto& kernel : json.at(6)) times.kernels.push_back({kernel.at(0), kernel.at(1), kernel.at(2)});
 }
 
 // One worker without a segment: its network, weights, gradients and two generations of state.
@@ -73,7 +78,7 @@ class LayerBench {
  public:
   explicit LayerBench(const RunPlan& run)
       : run_(run),
-        options_(network_options(run.config, run.algorithms)),
+        options_(network_options(run.config, run.spec)),
         network_([&] {
           options_.measure = true;
           return Network(run.spec, options_);
@@ -186,6 +191,8 @@ class LayerBench {
     std::vector<int64_t> updates;
     for (int i = 0; i < kRepetitions; ++i) updates.push_back(time_ns([&] { update(); }));
     times.update_alone_ns = median(updates);
+    times.peak_gflops = fma_peak_gflops();
+    times.peak_gbps = memory_gbps();
   }
 
   const RunPlan& run_;
@@ -199,6 +206,30 @@ class LayerBench {
   int64_t loss_ns_ = 0, update_ns_ = 0;  // of the last step
 };
 
+// Bytes of the tensors that a kernel must read and write at least, each once, for all images.
+int64_t bytes_of(const KernelPlan& kernel, const RunPlan& run) {
+  const std::vector<ImageShape> shapes = activation_shapes(run.spec);
+  const int64_t images = run.config.batch_size, size = size_of(run.network.type);
+  for (int i = 0; i < static_cast<int>(run.spec.layers.size()); ++i) {
+    const LayerSpec& layer = run.spec.layers[i];
+    if (layer.name != kernel.layer) continue;
+    int64_t weights = 0;
+    for (const ParameterPlan& parameter : run.network.parameters) {
+      if (parameter.layer == i) weights += parameter.layout.elements() * static_cast<int64_t>(sizeof(float));
+    }
+    const int64_t src = shapes[input_of(run.spec, i)].pixels() * images * size;
+    const int64_t dst = shapes[i + 1].pixels() * images * size;
+    const int64_t addend = layer.addend == kNoActivation ? 0 : dst;
+    if (kernel.pass == kForward) return src + addend + dst + weights;
+    if (kernel.pass == kReluBackward || kernel.pass == kJoin) return 3 * dst;
+    // Batch norm's backward reads its input, and its output where a ReLU masks by it, and writes one or two
+    // gradients.
+    if (layer.kind == LayerKind::kBatchNorm) return 3 * dst + (layer.relu ? dst : 0) + addend;
+    return src + dst + weights;
+  }
+  return 0;
+}
+
 // Floating-point operations of a kernel on all images; 0 where nobody counts them.
 int64_t flops_of(const KernelPlan& kernel, const RunPlan& run, const std::vector<NetworkCost>& costs) {
   for (std::size_t i = 0; i < run.spec.layers.size(); ++i) {
@@ -209,6 +240,13 @@ int64_t flops_of(const KernelPlan& kernel, const RunPlan& run, const std::vector
     }
   }
   return 0;
+}
+
+// Of the direct algorithms' operations, though Winograd needs fewer.
+double step_gflops(const RunPlan& run, const StepTimes& times, const std::vector<NetworkCost>& costs) {
+  int64_t flops = 0;
+  for (const KernelPlan& kernel : run.network.kernels) flops += flops_of(kernel, run, costs);
+  return static_cast<double>(flops) / static_cast<double>(times.step_ns);
 }
 
 void print_text(const RunPlan& run, const StepTimes& times, int64_t alone_ns) {
@@ -242,6 +280,10 @@ void print_text(const RunPlan& run, const StepTimes& times, int64_t alone_ns) {
   fmt::print("step {:.3f} ms, sum of its parts alone {:.3f} ms: {:.3f} times; views {:.3f} ms\n",
              ms(times.step_ns), ms(alone_ns),
              static_cast<double>(times.step_ns) / static_cast<double>(alone_ns), ms(views));
+  fmt::print(
+      "{:.0f} GFLOP/s of the step, direct operations counted; a core's fp32 peak {:.0f} GFLOP/s, its memory "
+      "{:.1f} GB/s\n",
+      step_gflops(run, times, costs), times.peak_gflops, times.peak_gbps);
 }
 
 void print_json(const RunPlan& run, const StepTimes& times, int64_t alone_ns) {
@@ -256,6 +298,10 @@ void print_json(const RunPlan& run, const StepTimes& times, int64_t alone_ns) {
                       {"alone_ms", ms(kernel.alone_ns)},
                       {"share", static_cast<double>(kernel.in_step_ns + kernel.view_ns) /
                                     static_cast<double>(times.step_ns)},
+                      {"gbytes_per_s", static_cast<double>(bytes_of(plan, run)) /
+                                           static_cast<double>(std::max<int64_t>(kernel.in_step_ns, 1))},
+                      {"flop_per_byte", static_cast<double>(flops_of(plan, run, costs)) /
+                                            static_cast<double>(std::max<int64_t>(bytes_of(plan, run), 1))},
                       {"algorithm", plan.implementation},
                       {"layout", plan.weights}};
     if (const int64_t flops = flops_of(plan, run, costs); flops > 0) {
@@ -269,6 +315,9 @@ void print_json(const RunPlan& run, const StepTimes& times, int64_t alone_ns) {
       {"precision", run.config.precision},
       {"batch", run.config.batch_size},
       {"threads", run.config.threads_per_worker},
+      {"peak_gflops", times.peak_gflops},
+      {"peak_gbps", times.peak_gbps},
+      {"step_gflops", step_gflops(run, times, costs)},
       {"step_ms", ms(times.step_ns)},
       {"loss_ms", ms(times.loss_ns)},
       {"update_ms", ms(times.update_ns)},

@@ -63,6 +63,7 @@ int bench_train(const BenchTrainOptions& options, int64_t began_ns) {
                version_text({}).substr(0, version_text({}).find('\n')), job.run.spec.name,
                job.run.config.precision, config.workers, options.batch_per_worker, job.run.network.library,
                job.run.network.isa, measured);
+    for (const std::string& note : job.notes) fmt::print("note: {}\n", note);
     for (const std::string& warning : job.warnings) fmt::print("warning: {}\n", warning);
   }
 

@@ -1,6 +1,10 @@
 #include "kernels/convolution_algorithms.h"
 
 #include <algorithm>
+#include <iterator>
+
+#include "kernels/network_plan.h"
+#include "telemetry/error.h"
 
 namespace annulus {
 namespace {
@@ -17,6 +21,8 @@ constexpr int kFewestChannels = 32;
 // of 64x32x32 at once took 1.2 to 1.5 times as long as 8 times 8.
 constexpr int64_t kTileChannels = 32768;
 
+constexpr const char* kPasses[] = {kForward, kBackwardWeights, kBackwardData};
+
 constexpr int kTile = 4;  // side of the outputs of a tile
 
 int64_t tiles_of(const LayerSpec& layer, const ImageShape& input) {
@@ -25,6 +31,55 @@ int64_t tiles_of(const LayerSpec& layer, const ImageShape& input) {
 }
 
 }  // namespace
+
+std::string to_text(const ChosenAlgorithms& algorithms) {
+  std::string text;
+  for (const auto& [place, algorithm] : algorithms) {
+    const auto& [layer, pass] = place;
+    if (pass != kForward) continue;
+    text += (text.empty() ? "" : ",") + layer + "=";
+    for (const char* each : kPasses) {
+      text += algorithms.at({layer, each}) == ConvolutionAlgorithm::kWinograd ? 'w' : 'd';
+    }
+  }
+  return text;
+}
+
+ChosenAlgorithms algorithms_from_text(const std::string& text, const std::string& where,
+                                      const NetworkSpec& spec, DataType type) {
+  ChosenAlgorithms algorithms;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string entry = text.substr(begin, end - begin);
+    begin = end + 1;
+    const std::size_t equals = entry.rfind('=');
+    const std::string name = entry.substr(0, equals);
+    const std::string letters = equals == std::string::npos ? "" : entry.substr(equals + 1);
+    if (letters.size() != std::size(kPasses) || letters.find_first_not_of("dw") != std::string::npos) {
+      throw UserError::format(
+          "{}: \"{}\" is not LAYER=XYZ with a letter each for forward, backward-weights and backward-data: d "
+          "for direct, w for Winograd",
+          where, entry);
+    }
+    const auto layer = std::find_if(spec.layers.begin(), spec.layers.end(),
+                                    [&](const LayerSpec& of) { return of.name == name; });
+    if (layer == spec.layers.end() || layer->kind != LayerKind::kConvolution) {
+      throw UserError::format("{}: network {} has no convolution \"{}\"; annulus model lists them", where,
+                              spec.name, name);
+    }
+    for (std::size_t pass = 0; pass < std::size(kPasses); ++pass) {
+      const bool winograd = letters[pass] == 'w';
+      if (winograd && !winograd_fits(*layer, type)) {
+        throw UserError::format(
+            "{}: Winograd does not fit {}; it needs fp32, a 3x3 filter, stride 1 and padding 0 or 1", where,
+            name);
+      }
+      algorithms[{name, kPasses[pass]}] =
+          winograd ? ConvolutionAlgorithm::kWinograd : ConvolutionAlgorithm::kDirect;
+    }
+  }
+  return algorithms;
+}
 
 bool winograd_fits(const LayerSpec& layer, DataType type) {
   return layer.kind == LayerKind::kConvolution && layer.kernel == 3 && stride_of(layer) == 1 &&

@@ -17,9 +17,16 @@ namespace annulus {
 
 enum class ConvolutionAlgorithm : uint8_t { kDirect, kWinograd };
 
-// Choices that were measured (kernels/tune.h), by layer and pass, as in KernelPlan; the others follow the
-// rule.
-using MeasuredAlgorithms = std::map<std::pair<std::string, std::string>, ConvolutionAlgorithm>;
+// Choices instead of the rule's, by layer and pass, as in KernelPlan; what is not in it follows the rule.
+using ChosenAlgorithms = std::map<std::pair<std::string, std::string>, ConvolutionAlgorithm>;
+
+// As text, for configurations: "conv1=wdw,conv2=ddd", a letter each for forward, backward-weights and
+// backward-data: d is direct, w Winograd. A layer that is in the choices is there with all three passes.
+std::string to_text(const ChosenAlgorithms& algorithms);
+// Throws UserError for text that is none of the above, a layer that is no convolution of the network, and
+// Winograd where it does not fit; `where` names the text's origin.
+ChosenAlgorithms algorithms_from_text(const std::string& text, const std::string& where,
+                                      const NetworkSpec& spec, DataType type);
 
 // Whether Winograd can compute it at all: fp32, 3x3, stride 1, padding 0 or 1.
 bool winograd_fits(const LayerSpec& layer, DataType type);

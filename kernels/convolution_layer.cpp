@@ -23,7 +23,7 @@ dnnl::primitive_desc make_pass(ConvolutionAlgorithm wanted, onednn::Convolution 
 
 std::unique_ptr<Layer> make_convolution_layer(const LayerContext& context, const LayerSpec& spec,
                                               const dnnl::memory::desc& seen_src, bool first,
-                                              bool mask_gradient, const MeasuredAlgorithms& measured) {
+                                              bool mask_gradient, const ChosenAlgorithms& chosen) {
   const TensorLayout input = onednn::layout_of(seen_src);
   const int64_t images = input.dims[0], channels = input.dims[1];
   const ImageShape shape{static_cast<int>(channels), static_cast<int>(input.dims[2]),
@@ -33,8 +33,8 @@ std::unique_ptr<Layer> make_convolution_layer(const LayerContext& context, const
   const DataType type = context.type;
   const dnnl::engine engine = context.engine;
   const auto algorithm = [&](const char* pass) {
-    const auto found = measured.find({spec.name, pass});
-    return found != measured.end() ? found->second : choose_algorithm(spec, shape, images, type);
+    const auto found = chosen.find({spec.name, pass});
+    return found != chosen.end() ? found->second : choose_algorithm(spec, shape, images, type);
   };
 
   // oneDNN sees all channels that blocks have room for: where a number of channels is no multiple of a block,

@@ -10,10 +10,10 @@
 namespace annulus {
 
 // `src`: layout of its input, N x C x H x W, which fits the filter. `first`: the input needs no gradient.
-// `mask_gradient`: see WeightedLayer. `measured`: algorithms of this layer or others; the rule
+// `mask_gradient`: see WeightedLayer. `chosen`: algorithms of this layer or others; the rule
 // (kernels/convolution_algorithms.h) chooses what is not in it. Throws UserError as WeightedLayer does.
 std::unique_ptr<Layer> make_convolution_layer(const LayerContext& context, const LayerSpec& spec,
                                               const dnnl::memory::desc& src, bool first, bool mask_gradient,
-                                              const MeasuredAlgorithms& measured);
+                                              const ChosenAlgorithms& chosen);
 
 }  // namespace annulus

@@ -25,6 +25,7 @@ class MaxPoolLayer final : public Layer {
     shape_.window = spec.kernel;
     shape_.stride = stride_of(spec);
     shape_.padding = spec.padding;
+    shape_.type = context.type;
     dst_desc_ = onednn::make_desc({input.dims[0], input.dims[1], shape_.out_height(), shape_.out_width()},
                                   layout.tag, context.type);
   }

@@ -309,7 +309,7 @@ class Network::Impl {
   }
 
   NetworkSpec spec_;
-  MeasuredAlgorithms algorithms_;
+  ChosenAlgorithms algorithms_;
   Staging staging_;
   LayerContext context_;
   NetworkPlan plan_;

@@ -31,7 +31,7 @@ struct NetworkOptions {
   int64_t images = 0;  // in the largest shard
   int threads = 1;
   DataType type = DataType::kF32;       // of activations and their gradients: kF32 or kBf16
-  MeasuredAlgorithms algorithms = {};   // instead of what the rule says
+  ChosenAlgorithms algorithms = {};     // instead of what the rule says
   std::optional<Staging> staging = {};  // instead of what plan_stages has for it
   bool measure = false;                 // fill times()
 };

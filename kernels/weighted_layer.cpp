@@ -8,6 +8,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/parallel_for.h"
 #include "kernels/reduce.h"
+#include "telemetry/error.h"
 
 namespace annulus {
 namespace {

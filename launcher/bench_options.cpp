@@ -69,7 +69,8 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
   OptionTable table("annulus bench train",
                     "Measures training steps on synthetic data that is already in memory.");
   table.section("What is measured");
-  table.take(train, {"model", "stem", "precision", "precision-fallback", "optimizer"});
+  table.take(train,
+             {"model", "stem", "precision", "precision-fallback", "tune", "convolutions", "optimizer"});
   add_data_shape(table, options.data_shape);
   table.whole("batch-per-worker", "B", options.batch_per_worker, 1, kMostImages / kMostWorkers,
               "images of one step per worker");
@@ -94,7 +95,8 @@ BenchLayersOptions parse_bench_layers(int argc, const char* const* argv) {
   OptionTable table("annulus bench layers",
                     "Measures the kernels of one worker's training step, in the step and alone.");
   table.section("What is measured");
-  table.take(train, {"model", "stem", "precision", "precision-fallback", "optimizer"});
+  table.take(train,
+             {"model", "stem", "precision", "precision-fallback", "tune", "convolutions", "optimizer"});
   add_data_shape(table, options.data_shape);
   table.whole("batch", "B", options.config.batch_size, 1, kMostImages, "images of one step");
   table.take(train, {"steps"});

@@ -11,9 +11,11 @@
 #include "launcher/child_process.h"
 #include "launcher/limits.h"
 #include "launcher/options.h"
+#include "launcher/residency.h"
 #include "launcher/thresholds.h"
 #include "launcher/topology_drawing.h"
 #include "runtime/models.h"
+#include "runtime/tune.h"
 #include "telemetry/error.h"
 
 namespace annulus {
@@ -32,7 +34,7 @@ struct Planned {
 // Plans in fp32 where bf16 is asked for, cannot be had, and need not be.
 Planned ask_planner(const NetworkSpec& spec, const TrainConfig& config) {
   const std::string text = run_helper("annulus:plan", [&](int output) {
-    NetworkOptions options = network_options(config, {});
+    NetworkOptions options = network_options(config, spec);
     const onednn::Bf16Support bf16 = onednn::bf16_support();
     if (options.type == DataType::kBf16 && bf16 == onednn::Bf16Support::kNone) {
       if (!config.precision_fallback) {
@@ -67,6 +69,15 @@ std::vector<std::string> settle_precision(const Planned& planned, TrainConfig& c
       "--precision bf16: this processor has no bf16 instructions, so oneDNN emulates them with {}; "
       "--precision fp32 may be faster",
       isa)};
+}
+
+// --tune: what TrainConfig::convolutions shall be, measured where the first worker will run.
+std::string measure_convolutions(const NetworkSpec& spec, const NetworkOptions& options,
+                                 const Machine& machine, const WorkerPlace& place) {
+  return run_helper("annulus:tune", [&](int output) {
+    (void)bind_this_process(machine, place);  // a refusal is reported when the workers meet it
+    return write_all(output, to_text(fastest_algorithms(spec, options))) ? 0 : 1;
+  });
 }
 
 // `workers_in_memory`: what auto may take at most; 0: not known yet.
@@ -105,6 +116,14 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
   DomainPlan domains = find_domains(machine, placement);
 
   const StepSchedule schedule(resolved, dataset.train_count);
+  if (resolved.tune) {
+    resolved.convolutions =
+        measure_convolutions(spec, network_options(resolved, spec), machine, placement.workers.front());
+    notes.push_back(resolved.convolutions.empty()
+                        ? "--tune: no convolution has a choice of algorithms"
+                        : fmt::format("--tune chose --convolutions {}", resolved.convolutions));
+    resolved.tune = false;
+  }
   Planned planned = ask_planner(spec, resolved);
   std::vector<std::string> warnings = placement.warnings;
   for (std::string& warning : settle_precision(planned, resolved)) warnings.push_back(std::move(warning));

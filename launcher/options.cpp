@@ -109,6 +109,20 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
       "precision", config.precision, {"fp32", "bf16"},
       "type of activations and of the weights that kernels read; gradients of weights, their sums and "
       "updates are fp32 always");
+  // Written only where they say something: --tune ends as a list of convolutions.
+  Option& tune = table.bare_switch(
+      "tune", config.tune,
+      "measure which algorithm is the fastest for each convolution and pass, and note it as convolutions in "
+      "the run's configuration; bits depend on it");
+  tune.write = [&config] { return config.tune ? std::optional<std::string>("on") : std::nullopt; };
+  Option& convolutions = table.text(
+      "convolutions", "LAYER=XYZ,...", config.convolutions,
+      "algorithms instead of the rule's, a letter each for forward, backward-weights and backward-data: d is "
+      "direct, w Winograd");
+  convolutions.write = [&config] {
+    return config.convolutions.empty() ? std::nullopt : std::optional(config.convolutions);
+  };
+  table.exclude("tune", "convolutions");
   table.on_off("precision-fallback", config.precision_fallback,
                "train in fp32, with a warning, where the processor has no bf16; off: that is an error");
   table.choice("optimizer", config.optimizer, {"sgd", "momentum", "nesterov", "adam", "adamw"},

@@ -52,8 +52,8 @@ class OptimizerStep {
 // How much of a running statistic each step's replaces, as torch.nn.BatchNorm2d's default.
 inline constexpr float kStatisticsMomentum = 0.1f;
 
-// updated[i] = old[i] + kStatisticsMomentum * (now[i] - old[i]), for `count` running statistics of batch norm;
-// `now` is their mean over the shards of a step, weighted by images.
+// updated[i] = old[i] + kStatisticsMomentum * (now[i] - old[i]), for `count` running statistics of batch
+// norm; `now` is their mean over the shards of a step, weighted by images.
 void average_in(int64_t count, const float* now, const float* old, float* updated);
 
 }  // namespace annulus

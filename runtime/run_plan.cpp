@@ -19,12 +19,12 @@ int64_t nominal_shard(const TrainConfig& config) {
   return (config.batch_size + config.shards - 1) / config.shards;
 }
 
-NetworkOptions network_options(const TrainConfig& config, const MeasuredAlgorithms& algorithms) {
+NetworkOptions network_options(const TrainConfig& config, const NetworkSpec& spec) {
+  const DataType type = config.precision == "bf16" ? DataType::kBf16 : DataType::kF32;
   return {.images = nominal_shard(config),
           .threads = config.threads_per_worker,
-          .type = config.precision == "bf16" ? DataType::kBf16 : DataType::kF32,
-          .algorithms = algorithms,
-          .staging = std::nullopt};
+          .type = type,
+          .algorithms = algorithms_from_text(config.convolutions, "--convolutions", spec, type)};
 }
 
 Algorithm algorithm_named(const std::string& name) {

@@ -18,7 +18,6 @@ struct RunPlan {
   TrainConfig config;  // resolved: workers and shards are numbers, accumulate is 1
   DatasetInfo dataset;
   NetworkSpec spec;
-  MeasuredAlgorithms algorithms = {};  // what --tune chose
   NetworkPlan network;
   BucketPlan buckets;
   StepSchedule schedule;
@@ -35,7 +34,8 @@ struct RunPlan {
 int64_t nominal_shard(const TrainConfig& config);
 
 // How a run's network is made, by the planner and by every worker.
-NetworkOptions network_options(const TrainConfig& config, const MeasuredAlgorithms& algorithms);
+// Throws UserError for convolutions that `spec` does not have.
+NetworkOptions network_options(const TrainConfig& config, const NetworkSpec& spec);
 
 Algorithm algorithm_named(const std::string& name);  // direct, ring or hierarchical
 // That of a resolved configuration.

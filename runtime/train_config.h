@@ -32,6 +32,8 @@ struct TrainConfig {
 
   // With which arithmetic.
   std::string precision = "fp32";      // fp32, bf16
+  std::string convolutions;            // algorithms instead of the rule's, "conv1=wdw,..."
+  bool tune = false;                   // measure, and fill convolutions
   bool precision_fallback = false;     // fp32 where the processor has no bf16
   std::string optimizer = "momentum";  // sgd, momentum, nesterov, adam, adamw
   double learning_rate = 0.04;

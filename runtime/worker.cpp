@@ -61,7 +61,7 @@ void Worker::enter(RankState state) {
 }
 
 void Worker::prepare() {
-  network_ = std::make_unique<Network>(run_.spec, network_options(run_.config, run_.algorithms));
+  network_ = std::make_unique<Network>(run_.spec, network_options(run_.config, run_.spec));
   if (network_->plan().hash() != header_.plan_hash) {
     throw StepError(
         fmt::format("rank {} plans other kernels than the planner did (plan {:016x}, here {:016x}): results "

@@ -73,6 +73,11 @@ MODELS = {  # name: how it is made, shape of an image
 }
 
 
+def pss_mib(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as lines:
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=MODELS, default="simplecnn")
@@ -123,12 +128,16 @@ def main():
         start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)
+    memory = torch.tensor([pss_mib("self") + (pss_mib(os.getppid()) if rank == 0 and world > 1 else 0)])
+    if world > 1:
+        dist.all_reduce(memory)  # torchrun, which is the parent of rank 0, included
     if rank == 0:
         print(json.dumps({"peer": "torch_ddp", "torch": torch.__version__, "model": args.model, "workers": world,
                           "threads": args.threads, "batch_per_worker": args.batch, "bf16": args.bf16,
                           "channels_last": args.channels_last, "compile": args.compile,
                           "images_per_s": round(world * args.batch * args.steps / sum(times), 1),
-                          "median_step_ms": round(1e3 * sorted(times)[len(times) // 2], 2)}))
+                          "median_step_ms": round(1e3 * sorted(times)[len(times) // 2], 2),
+                          "pss_mib": round(memory.item(), 1)}))
     if world > 1:
         dist.destroy_process_group()
 

@@ -65,7 +65,7 @@ everything_works() {
   fake "$work/annulus" "
     if [[ \$1 == --version ]]; then printf 'annulus 1.2.3\ncommit:     abc-dirty\n'; exit; fi
     echo \"annulus \$*\" >>$work/log
-    if [[ \$2 == train ]]; then printf '{\"model\": \"%s\", \"images_per_s\": 300}\n' \$4; exit; fi
+    if [[ \$2 == train ]]; then printf '{\"model\": \"%s\", \"images_per_s\": 300, \"pss_mib\": 50}\n' \$4; exit; fi
     echo >>$work/rounds
     first=(0 30 10 20)
     line='{\"algorithm\": \"%s\", \"placement\": \"%s\", \"result\": \"%s\", \"dtype\": \"%s\", \"bytes\": %s, '
@@ -79,7 +79,7 @@ everything_works() {
   fake_torch "if [[ \$* == *torch_ddp* ]]; then
       [[ \$* == *--compile* ]] && speed=150 || speed=100
       [[ \$* == *mlp* ]] && model=mlp || model=simplecnn
-      printf '{\"model\": \"%s\", \"images_per_s\": %s}\n' \$model \$speed; exit; fi
+      printf '{\"model\": \"%s\", \"images_per_s\": %s, \"pss_mib\": 100}\n' \$model \$speed; exit; fi
     echo 'a warning'; printf '$line' 4096 50 1048576 900"
   fake_mpi a 'mpirun (Open MPI) 5.5' "printf '$line' 4096 60 1048576 300"
   fake_mpi b 'HYDRA build details:
@@ -133,10 +133,22 @@ expect "json has the ratios" says \
 expect "json has what is missing" says '{"missing": "Intel MPI"'
 
 everything_works
-compare --bytes 4K,1M --rounds 2 --training
-expect "training has its table" shows "Annulus 300 300"
-expect "eager and compiled are two systems" shows "DDP compiled, torch 9.8.7 150 150"
-expect "Annulus is compared with the better one" shows "Annulus / best peer 2.00x 2.00x"
+compare --rounds 2 --training mlp,resnet18-bf16 --no-collectives
+expect "training has its table" shows "Annulus, 2 workers 300 300"
+expect "threads of one worker are measured beside it" shows "Annulus, 1 worker of 2 threads 300 300"
+expect "eager and compiled are two systems" shows "PyTorch 9.8.7, DDP, compiled 150 150"
+expect "one process is another" shows "PyTorch, one process of 2 threads, eager 100 100"
+expect "Annulus is compared with the better one" shows "workers / best DDP 2.00x 2.00x"
+expect "also of one process" shows "workers / best one process 2.00x 2.00x"
+expect "memory has its table" shows "memory of workers / least of DDP 0.50x 0.50x"
+expect "bf16 is asked for" grep -q -- "^annulus .*resnet18 .*--precision bf16" "$work/log"
+expect "of both" grep -q -- "^torch .*resnet18 .*--bf16" "$work/log"
+expect "no collective runs" never grep -q collectives "$work/log"
+compare --training mlp,alexnet
+expect "an unknown workload is refused" ends_with 2
+expect "with the names there are" grep -q "alexnet.*resnet50" "$work/err"
+compare --no-collectives
+expect "nothing to compare is refused" ends_with 2
 
 # A peer that fails, one that hangs with a child in a session of its own, and one whose lines cannot be read.
 everything_works

@@ -34,6 +34,12 @@ TEST_F(SameBits, EveryRunWithTheSameWorkersIsTheSame) {
   EXPECT_EQ(weights(run), weights(run));
 }
 
+TEST_F(SameBits, ATunedRunIsRepeatedByItsConfiguration) {
+  const std::string tuned = weights({"--model", "simplecnn", "--steps", "5", "--workers", "2", "--tune"});
+  const std::string config = last_run() + "/config.yaml";
+  EXPECT_EQ(weights({}, {"train", "--config", config}), tuned);
+}
+
 TEST_F(SameBits, EveryRunWithTheRingIsTheSame) {
   const Words ring = {"--model", "simplecnn", "--steps", "10", "--workers", "3", "--algorithm", "ring"};
   const std::string first = weights(ring);

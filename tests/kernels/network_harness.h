@@ -6,6 +6,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -17,6 +18,34 @@
 #include "telemetry/check.h"
 
 namespace annulus {
+
+// The largest magnitude.
+template <typename Values>
+double largest_of(const Values& values) {
+  double largest = 0;
+  for (const double value : values) largest = std::max(largest, std::abs(value));
+  return largest;
+}
+
+// ||a - b|| / ||b||; 0 where they are the same.
+template <typename A, typename B>
+double distance(const A& a, const B& b) {
+  CHECK(std::size(a) == std::size(b), "{} and {} values", std::size(a), std::size(b));
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < std::size(a); ++i) {
+    difference += (double{a[i]} - double{b[i]}) * (double{a[i]} - double{b[i]});
+    norm += double{b[i]} * double{b[i]};
+  }
+  return difference == 0 ? 0 : std::sqrt(difference / norm);
+}
+
+// The trunk, where there is one, in portions of this size.
+inline Staging staged(const NetworkSpec& spec, int64_t batch, int64_t portion) {
+  Staging staging = plan_stages(spec, batch, 1);
+  const bool trunk = spec.layers[0].kind != LayerKind::kLinear;
+  if (trunk) staging.stages[0].portion = portion;
+  return staging;
+}
 
 class NetworkHarness {
  public:
@@ -54,22 +83,38 @@ class NetworkHarness {
     const auto uniform = [&](double limit) {
       return static_cast<float>(std::uniform_real_distribution<double>(-limit, limit)(random));
     };
-    parameters_.clear();
-    mprotect(weights_, weight_bytes(), PROT_READ | PROT_WRITE);
-    for (size_t p = 0; p < offsets_.size(); ++p) {
-      const TensorLayout& layout = plan().parameters[p].layout;
-      std::vector<float> values(layout.elements());
-      for (float& value : values) value = uniform(2 / std::sqrt(plan().parameters[p].fan_in));
-      from_plain(layout, values.data(), weights_ + offsets_[p]);
-      parameters_.emplace_back(values.begin(), values.end());
-    }
-    mprotect(weights_, weight_bytes(), PROT_READ);
+    set_parameters([&](const ParameterPlan& parameter, std::vector<float>& values) {
+      for (float& value : values) value = uniform(2 / std::sqrt(parameter.fan_in));
+      if (parameter.role == ParameterRole::kRunningVariance) {
+        for (float& value : values) value = std::abs(value) + 0.5F;
+      }
+    });
     labels_.clear();
     const int64_t pixels = spec_.input.pixels();
     for (int64_t image = 0; image < plan().batch; ++image) {
       for (int64_t i = 0; i < pixels; ++i) network_.input()[image * pixels + i] = uniform(1);
       labels_.push_back(static_cast<uint8_t>(random() % spec_.classes));
     }
+  }
+
+  // make(parameter, values) fills the values of each, in row-major order.
+  template <typename Make>
+  void set_parameters(const Make& make) {
+    parameters_.clear();
+    mprotect(weights_, weight_bytes(), PROT_READ | PROT_WRITE);
+    for (size_t p = 0; p < offsets_.size(); ++p) {
+      const TensorLayout& layout = plan().parameters[p].layout;
+      std::vector<float> values(layout.elements());
+      make(plan().parameters[p], values);
+      from_plain(layout, values.data(), weights_ + offsets_[p]);
+      parameters_.emplace_back(values.begin(), values.end());
+    }
+    mprotect(weights_, weight_bytes(), PROT_READ);
+  }
+
+  void set_images(std::span<const float> images, std::span<const uint8_t> labels) {
+    std::ranges::copy(images, network_.input().begin());
+    labels_.assign(labels.begin(), labels.end());
   }
 
   // Forward, loss over the first `images` and backward; the images behind them become zeros.
@@ -88,6 +133,15 @@ class NetworkHarness {
       }
     }
     return sum;
+  }
+
+  // Forward alone, with batch norm's running statistics.
+  void infer(int64_t images) {
+    network_.begin({.training = false, .images = images});
+    for (int stage = 0; stage < plan().stage_count(); ++stage) {
+      for (int k = 0; k < network_.portions(stage); ++k) network_.forward(stage, k, weights_);
+    }
+    logits_.assign(network_.logits().begin(), network_.logits().end());
   }
 
   std::vector<float> gradient(size_t parameter) const {

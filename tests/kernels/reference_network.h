@@ -1,5 +1,5 @@
-// A network as plain loops in double precision: forward pass and loss only. Gradients to compare with come
-// from central differences, so no formula of a backward pass is written down twice.
+// A network as plain loops in double precision: forward pass, loss and statistics only. Gradients to compare
+// with come from central differences, so no formula of a backward pass is written down twice.
 #pragma once
 
 #include <algorithm>
@@ -22,6 +22,53 @@ class ReferenceNetwork {
   // of a batch norm also running_mean and running_var, which training does not read: mean and variance are
   // those of the given images. `input`: images x channels x height x width.
   Doubles logits(const std::vector<Doubles>& parameters, const Doubles& input, int images) const {
+    return activations(parameters, input, images, true).back();
+  }
+  // The same with the running statistics in place of the images' own.
+  Doubles inference_logits(const std::vector<Doubles>& parameters, const Doubles& input, int images) const {
+    return activations(parameters, input, images, false).back();
+  }
+
+  // Mean and variance of each channel of what batch norm `layer` reads; the variance is the sum of squares
+  // over n - 1, or 0 where n = 1.
+  struct Statistics {
+    Doubles mean, unbiased_variance;
+  };
+  Statistics statistics(int layer, const std::vector<Doubles>& parameters, const Doubles& input,
+                        int images) const {
+    const int read = input_of(spec_, layer);
+    const Doubles x = activations(parameters, input, images, true)[read];
+    const int channels = shapes_[read].channels, pixels = shapes_[read].height * shapes_[read].width;
+    const double count = double(images) * pixels;
+    Statistics result{Doubles(channels), Doubles(channels)};
+    for (int c = 0; c < channels; ++c) {
+      each_of_channel(c, shapes_[read], images, [&](size_t i) { result.mean[c] += x[i] / count; });
+      each_of_channel(c, shapes_[read], images, [&](size_t i) {
+        const double away = x[i] - result.mean[c];
+        if (count > 1) result.unbiased_variance[c] += away * away / (count - 1);
+      });
+    }
+    return result;
+  }
+
+  // Sum over images of softmax cross-entropy, times `scale`.
+  double loss(const std::vector<Doubles>& parameters, const Doubles& input,
+              const std::vector<uint8_t>& labels, double scale) const {
+    const Doubles z = logits(parameters, input, static_cast<int>(labels.size()));
+    double sum = 0;
+    for (size_t image = 0; image < labels.size(); ++image) {
+      const double* row = z.data() + image * spec_.classes;
+      const double largest = *std::max_element(row, row + spec_.classes);
+      double total = 0;
+      for (int c = 0; c < spec_.classes; ++c) total += std::exp(row[c] - largest);
+      sum += std::log(total) + largest - row[labels[image]];
+    }
+    return scale * sum;
+  }
+
+ private:
+  std::vector<Doubles> activations(const std::vector<Doubles>& parameters, const Doubles& input, int images,
+                                   bool training) const {
     std::vector<Doubles> activations{input};
     const Doubles* next = parameters.data();
     for (int index = 0; index < static_cast<int>(spec_.layers.size()); ++index) {
@@ -36,7 +83,7 @@ class ReferenceNetwork {
           next += layer.bias ? 2 : 1;
           break;
         case LayerKind::kBatchNorm:
-          y = batch_norm(x, next, in, images);
+          y = training ? batch_norm(x, next, in, images) : running_norm(x, next, in, images);
           next += 4;
           break;
         case LayerKind::kMaxPool:
@@ -57,25 +104,9 @@ class ReferenceNetwork {
       }
       activations.push_back(std::move(y));
     }
-    return activations.back();
+    return activations;
   }
 
-  // Sum over images of softmax cross-entropy, times `scale`.
-  double loss(const std::vector<Doubles>& parameters, const Doubles& input,
-              const std::vector<uint8_t>& labels, double scale) const {
-    const Doubles z = logits(parameters, input, static_cast<int>(labels.size()));
-    double sum = 0;
-    for (size_t image = 0; image < labels.size(); ++image) {
-      const double* row = z.data() + image * spec_.classes;
-      const double largest = *std::max_element(row, row + spec_.classes);
-      double total = 0;
-      for (int c = 0; c < spec_.classes; ++c) total += std::exp(row[c] - largest);
-      sum += std::log(total) + largest - row[labels[image]];
-    }
-    return scale * sum;
-  }
-
- private:
   // A linear layer is a convolution whose filter covers the image.
   static Doubles convolution(const LayerSpec& layer, const Doubles& x, const Doubles* parameters,
                              const ImageShape& in, const ImageShape& out, int images) {
@@ -111,24 +142,37 @@ class ReferenceNetwork {
     return y;
   }
 
+  // Places of a channel's elements.
+  template <typename Visit>
+  static void each_of_channel(int channel, const ImageShape& shape, int images, const Visit& visit) {
+    const int pixels = shape.height * shape.width;
+    for (int n = 0; n < images; ++n) {
+      for (int i = 0; i < pixels; ++i) visit((n * shape.channels + channel) * pixels + i);
+    }
+  }
+
   // The variance is the biased one, over all images and pixels of a channel.
   static Doubles batch_norm(const Doubles& x, const Doubles* parameters, const ImageShape& in, int images) {
-    const Doubles &weight = parameters[0], &bias = parameters[1];
-    const int pixels = in.height * in.width;
-    const double count = double(images) * pixels;
+    const double count = double(images) * in.height * in.width;
     Doubles y(x.size());
     for (int c = 0; c < in.channels; ++c) {
-      const auto each = [&](const auto& visit) {
-        for (int n = 0; n < images; ++n) {
-          for (int i = 0; i < pixels; ++i) visit((n * in.channels + c) * pixels + i);
-        }
-      };
       double sum = 0, squares = 0;
-      each([&](size_t i) { sum += x[i]; });
+      each_of_channel(c, in, images, [&](size_t i) { sum += x[i]; });
       const double mean = sum / count;
-      each([&](size_t i) { squares += (x[i] - mean) * (x[i] - mean); });
-      const double factor = weight[c] / std::sqrt(squares / count + kBatchNormEpsilon);
-      each([&](size_t i) { y[i] = (x[i] - mean) * factor + bias[c]; });
+      each_of_channel(c, in, images, [&](size_t i) { squares += (x[i] - mean) * (x[i] - mean); });
+      const double factor = parameters[0][c] / std::sqrt(squares / count + kBatchNormEpsilon);
+      each_of_channel(c, in, images, [&](size_t i) { y[i] = (x[i] - mean) * factor + parameters[1][c]; });
+    }
+    return y;
+  }
+
+  static Doubles running_norm(const Doubles& x, const Doubles* parameters, const ImageShape& in, int images) {
+    const Doubles &weight = parameters[0], &bias = parameters[1];
+    const Doubles &mean = parameters[2], &variance = parameters[3];
+    Doubles y(x.size());
+    for (int c = 0; c < in.channels; ++c) {
+      const double factor = weight[c] / std::sqrt(variance[c] + kBatchNormEpsilon);
+      each_of_channel(c, in, images, [&](size_t i) { y[i] = (x[i] - mean[c]) * factor + bias[c]; });
     }
     return y;
   }

@@ -86,7 +86,7 @@ TEST(ReferenceNetwork, AveragePoolingIsOfTheWholeImage) {
   expect_near(seen({}, count_to(8), 1), {2.5, 6.5});
 }
 
-TEST(ReferenceNetwork, ASumOfTwoActivationsThatAreNotThePreviousOne) {
+TEST(ReferenceNetwork, SumsOfActivationsThatAreNotThePreviousOnes) {
   const LayerSpec pool{.kind = LayerKind::kAveragePool, .name = "pool"};
   LayerSpec pool_of_input = pool;
   pool_of_input.input = 0;
@@ -94,10 +94,32 @@ TEST(ReferenceNetwork, ASumOfTwoActivationsThatAreNotThePreviousOne) {
                   {pool,
                    {.kind = LayerKind::kLinear, .name = "fc1", .out = 1, .relu = true, .input = 0},
                    pool_of_input,
-                   {.kind = LayerKind::kAdd, .name = "add", .relu = true, .input = 1, .addend = 2}});
+                   {.kind = LayerKind::kAdd, .name = "add1", .relu = true, .input = 1, .addend = 2},
+                   {.kind = LayerKind::kAdd, .name = "add2", .input = 3, .addend = 4}});
   // pool: 3; fc1: 2 * 1 + 5 + 1.
-  expect_near(seen({{2, 1}, {1}}, {1, 5}, 1), {3 + 8});
-  expect_near(seen({{2, 1}, {1}}, {-1, -5}, 1), {0});
+  expect_near(seen({{2, 1}, {1}}, {1, 5}, 1), {3 + 8 + 3});
+  expect_near(seen({{2, 1}, {1}}, {-1, -5}, 1), {-3});
+}
+
+NetworkSpec normed() {
+  return {
+      "normed",
+      {1, 1, 2},
+      2,
+      {{.kind = LayerKind::kBatchNorm, .name = "bn"}, {.kind = LayerKind::kLinear, .name = "fc", .out = 2}}};
+}
+
+TEST(ReferenceNetwork, InferenceNormalizesWithTheRunningStatistics) {
+  const std::vector<Doubles> parameters{{3},          {10},  {5}, {4 - ReferenceNetwork::kBatchNormEpsilon},
+                                        {1, 0, 0, 1}, {0, 0}};
+  expect_near(ReferenceNetwork(normed()).inference_logits(parameters, {1, 7}, 1), {10 - 6, 10 + 3});
+}
+
+TEST(ReferenceNetwork, StatisticsAreTheMeanAndTheUnbiasedVarianceOfWhatANormReads) {
+  const std::vector<Doubles> parameters{{3}, {10}, {5}, {4}, {1, 0, 0, 1}, {0, 0}};
+  const auto statistics = ReferenceNetwork(normed()).statistics(0, parameters, {1, 7, 3, 5}, 2);
+  expect_near(statistics.mean, {4});
+  expect_near(statistics.unbiased_variance, {(9 + 9 + 1 + 1) / 3.0});
 }
 
 }  // namespace

@@ -145,7 +145,7 @@ class Training {
     DatasetInfo dataset = describe_synthetic(spec.input, kClasses, 31, 17);
     dataset.normalization = {.mean = {0.5f}, .stddev = {0.25f}};
     dataset.flip_allowed = true;
-    NetworkPlan network = Network(spec, network_options(config, {})).plan();
+    NetworkPlan network = Network(spec, network_options(config, spec)).plan();
     BucketPlan buckets = plan_buckets(network, 1000);  // several, though the model is tiny
     return {.config = config,
             .dataset = dataset,
@@ -268,7 +268,7 @@ class SerialRun {
   explicit SerialRun(const Training& training)
       : run_(training.run()),
         data_(training.segment().data(run_.dataset)),
-        network_(run_.spec, network_options(run_.config, {})),
+        network_(run_.spec, network_options(run_.config, run_.spec)),
         arena_(network_.plan().arena_bytes),
         labels_(nominal_shard(run_.config)) {
     network_.bind_arena(arena_.bytes());
