@@ -3,46 +3,18 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <set>
 
-#include "tests/end_to_end/command.h"
+#include "tests/end_to_end/bits_of_runs.h"
 
 namespace annulus {
 namespace {
 
-using Words = std::vector<std::string>;
-
 const Words kRun = {"train", "--dataset", "synthetic", "--shards", "12",      "--batch-size", "96",
                     "--lr",  "0.02",      "--seed",    "7",        "--quiet", "--deadline",   "100"};
 
-class SameBits : public ::testing::Test {
+class SameBits : public BitsOfRuns {
  protected:
-  // The checksum of one run with these flags added.
-  std::string weights(const Words& words, const Words& base = kRun) {
-    CommandOptions options = scratch_.here();
-    const Ended end = run_annulus(with(with(base, words), {"--run-dir", next_run()}), options);
-    EXPECT_EQ(end.code, 0) << end.err;
-    EXPECT_EQ(end.weights().size(), 16u) << end.out;
-    EXPECT_TRUE(end.left.empty());
-    return end.weights();
-  }
-
-  // The checksum that 1, 2, 3 and 4 workers agree on; "" when they do not.
-  std::string weights_of_any_number(const Words& words, const Words& base = kRun) {
-    std::set<std::string> seen;
-    for (const char* workers : {"1", "2", "3", "4"})
-      seen.insert(weights(with(words, {"--workers", workers}), base));
-    EXPECT_EQ(seen.size(), 1u) << ::testing::PrintToString(seen);
-    return seen.size() == 1 ? *seen.begin() : "";
-  }
-
-  std::string next_run() { return "run" + std::to_string(++runs_); }
-  std::string last_run() const { return "run" + std::to_string(runs_); }
-
-  ScratchDirectory scratch_;
-
- private:
-  int runs_ = 0;
+  SameBits() : BitsOfRuns(kRun) {}
 };
 
 TEST_F(SameBits, OneToFourWorkersTrainTheSameSimpleCnn) {
