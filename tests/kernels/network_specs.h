@@ -3,6 +3,8 @@
 #pragma once
 
 #include <ostream>
+#include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -118,6 +120,51 @@ inline std::vector<NetworkSpec> small_networks() {
       make_network("simplecnn", {1, 12, 12}, 10),
       make_network("simplecnn", {3, 13, 11}, 10),
   };
+}
+
+// A convolution, then more of them, norms with and without shortcuts, and sums, each of any earlier
+// activations.
+inline NetworkSpec random_graph(std::mt19937& random, int channels) {
+  NetworkSpec spec{.name = "random", .input = {3, 4, 4}, .classes = 3, .layers = {}};
+  std::set<int> unread;
+  const auto push = [&](LayerSpec layer) {
+    layer.name = "layer" + std::to_string(spec.layers.size());
+    layer.relu = random() % 2 == 0;
+    unread.erase(layer.input);
+    unread.erase(layer.addend);
+    spec.layers.push_back(layer);
+    unread.insert(static_cast<int>(spec.layers.size()));
+  };
+  push(bare_conv("", channels, 3, 1, 0));
+  const auto pick = [&] { return 1 + static_cast<int>(random() % spec.layers.size()); };
+  const int layers = 1 + static_cast<int>(random() % 12);
+  for (int k = 0; k < layers; ++k) {
+    const int input = random() % 3 == 0 ? pick() : static_cast<int>(spec.layers.size());
+    const int kind = static_cast<int>(random() % 4);
+    if (kind < 2) push(bare_conv("", channels, 3, 1, input));
+    if (kind == 2) {
+      push({.kind = LayerKind::kBatchNorm,
+            .input = input,
+            .addend = random() % 2 == 0 ? pick() : kNoActivation});
+    }
+    if (kind == 3) push({.kind = LayerKind::kAdd, .input = input, .addend = pick()});
+  }
+  while (unread.size() > 1) {
+    push({.kind = LayerKind::kAdd, .input = *unread.begin(), .addend = *unread.rbegin()});
+  }
+  spec.layers.push_back(fc("fc", spec.classes, false));
+  return spec;
+}
+
+// For whoever has to look into a failure.
+inline std::string text_of(const NetworkSpec& spec) {
+  std::string text;
+  for (const LayerSpec& layer : spec.layers) {
+    text += layer.name + ": kind " + std::to_string(static_cast<int>(layer.kind)) + " reads " +
+            std::to_string(layer.input) + " adds " + std::to_string(layer.addend) +
+            (layer.relu ? " relu\n" : "\n");
+  }
+  return text;
 }
 
 }  // namespace annulus

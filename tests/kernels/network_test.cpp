@@ -171,6 +171,45 @@ TEST_P(EachNetwork, TwoThreadsAgreeWithOneUpToRounding) {
   }
 }
 
+// Samples of all gradients, with the bounds of the networks above and, where a norm takes away most of a
+// gradient, 2e-6 of the largest one of the network.
+TEST(Network, GradientsOfRandomGraphsMatchCentralDifferences) {
+  constexpr int kImages = 3, kSamples = 3;
+  constexpr double kStep = 1e-6;
+  std::mt19937 random(11);
+  for (int round = 0; round < 60; ++round) {
+    const NetworkSpec spec = random_graph(random, 16);
+    NetworkHarness harness(spec, kImages + round % 2);
+    const ReferenceNetwork reference(spec);
+    const Doubles input = harness.input();
+    harness.step(kImages, 1);
+    std::vector<Doubles> parameters = harness.parameters();
+    double largest_of_all = 0;
+    for (size_t p = 0; p < parameters.size(); ++p) {
+      if (is_statistic(harness.plan().parameters[p].role)) continue;
+      largest_of_all = std::max(largest_of_all, largest_of(harness.gradient(p)));
+    }
+    const std::vector<uint8_t> labels(harness.labels().begin(), harness.labels().begin() + kImages);
+    for (size_t p = 0; p < parameters.size(); ++p) {
+      if (is_statistic(harness.plan().parameters[p].role)) continue;
+      const std::vector<float> gradient = harness.gradient(p);
+      for (int sample = 0; sample < kSamples; ++sample) {
+        const size_t i = random() % gradient.size();
+        const double kept = parameters[p][i];
+        parameters[p][i] = kept + kStep;
+        const double above = reference.loss(parameters, input, labels, 1);
+        parameters[p][i] = kept - kStep;
+        const double below = reference.loss(parameters, input, labels, 1);
+        parameters[p][i] = kept;
+        ASSERT_NEAR(gradient[i], (above - below) / (2 * kStep),
+                    2e-5 * largest_of(gradient) + 2e-6 * largest_of_all)
+            << harness.plan().parameters[p].name << " element " << i << " of\n"
+            << text_of(spec);
+      }
+    }
+  }
+}
+
 TEST(Network, PlanOfTheSameNetworkHasTheSameHash) {
   const NetworkSpec spec = make_network("simplecnn", {1, 28, 28}, 10);
   const Network first(spec, {.images = 16}), second(spec, {.images = 16}), other(spec, {.images = 17});
