@@ -70,5 +70,16 @@ check_lines "bench collectives, four ranks a core" 6 "$times"
 ./annulus bench update --workers 2 --bytes 1M,4M --json >"$results"
 check_lines "bench update" 2 "workers median_us copy_gbps ideal_us ratio_to_copy"
 
+./annulus bench train --model resnet18 --precision bf16 --precision-fallback on --workers 2 --batch-per-worker 2 \
+  --steps 2 --json >"$results"
+check_lines "bench train, resnet18, bf16" 1 "workers images_per_s median_step_ms compute_ms pss_mib"
+# A line for each kernel, then one for the step.
+./annulus bench layers --model simplecnn --batch 8 --steps 2 --json >"$results"
+kernels=$(($(wc -l <"$results") - 1))
+tail -n 1 "$results" >"$results.step" && sed -i '$d' "$results"
+check_lines "bench layers, kernels" $kernels "ms alone_ms gbytes_per_s"
+mv "$results.step" "$results"
+check_lines "bench layers, step" 1 "step_ms loss_ms update_ms parts_alone_ms ratio_to_parts peak_gflops peak_gbps"
+
 echo "$((100 * (total - failed) / total))% tests passed, $failed tests failed out of $total"
 [ $failed = 0 ]
