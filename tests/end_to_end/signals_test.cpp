@@ -223,6 +223,31 @@ TEST_F(Signals, KillingAWorkerOfAClippedRunLeavesTheCommittedStepWhole) {
   }
 }
 
+// The same with batch norm: the running statistics of the committed step are as whole as its weights.
+TEST_F(Signals, KillingAWorkerOfAResidualRunLeavesTheCommittedStepWhole) {
+  write_file(scratch_ / "net.yaml", R"(layers:
+  - conv: {out: 8, kernel: 3, stride: 2, padding: 1}
+  - batch_norm: {relu: true}
+  - residual: {relu: true, layers: [conv: {out: 8, kernel: 3, padding: 1}, batch_norm]}
+  - linear: {out: classes}
+)");
+  const Words words =
+      with(kEndless, {"--model", scratch_ / "net.yaml", "--schedule", "constant", "--shards", "2"});
+  Command run(words, scratch_.here());
+  wait_for_steps(run, 20);
+  run.signal("annulus:1", SIGKILL);
+  const Ended end = run.wait();
+  expect_failure(end, 137, {"rank 1", "signal 9", "step"});
+  const std::string summary = read_file(scratch_.path() / "run" / "summary.json");
+  const std::size_t at = summary.find("\"steps\": ");
+  ASSERT_NE(at, std::string::npos) << summary;
+  const ScratchDirectory other;
+  Words repeated = with(words, {"--workers", "1"});
+  *std::find(repeated.begin(), repeated.end(), "100000000") =
+      std::to_string(std::stoll(summary.substr(at + 9)));
+  EXPECT_EQ(run_annulus(repeated, other.here()).weights(), end.weights());
+}
+
 TEST_F(Signals, KillingAWorkerBeforeTheFirstStepEndsTheRun) {
   Command run(kEndless, scratch_.here());
   run.wait_until("worker 1", [&] { return run.process("annulus:1") != 0; });

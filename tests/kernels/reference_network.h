@@ -54,7 +54,9 @@ class ReferenceNetwork {
   // Sum over images of softmax cross-entropy, times `scale`.
   double loss(const std::vector<Doubles>& parameters, const Doubles& input,
               const std::vector<uint8_t>& labels, double scale) const {
-    const Doubles z = logits(parameters, input, static_cast<int>(labels.size()));
+    return cross_entropy(logits(parameters, input, static_cast<int>(labels.size())), labels, scale);
+  }
+  double cross_entropy(const Doubles& z, const std::vector<uint8_t>& labels, double scale) const {
     double sum = 0;
     for (size_t image = 0; image < labels.size(); ++image) {
       const double* row = z.data() + image * spec_.classes;
