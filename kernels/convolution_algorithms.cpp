@@ -16,10 +16,10 @@ namespace {
 constexpr int64_t kFewestTiles = 32;
 constexpr int kFewestChannels = 32;
 
-// Tiles times channels of one call. Transformed images are 144 bytes for each, so this is 4.5 MiB of them.
-// The fastest calls for 64 to 512 channels at 32x32 to 4x4 had a quarter of this to twice as much; 64 images
-// of 64x32x32 at once took 1.2 to 1.5 times as long as 8 times 8.
-constexpr int64_t kTileChannels = 32768;
+// Tiles times channels of one call. Transformed images are 144 bytes for each, so this is 9 MiB of them, and
+// as much scratch. Whole steps of ResNet-18, two workers: an eighth of it took half as long again, a quarter
+// a tenth more; more images per call gained nothing.
+constexpr int64_t kTileChannels = 65536;
 
 constexpr const char* kPasses[] = {kForward, kBackwardWeights, kBackwardData};
 
