@@ -31,20 +31,21 @@ struct Planned {
   onednn::Bf16Support bf16 = {};
 };
 
-// Plans in fp32 where bf16 is asked for, cannot be had, and need not be.
+// Plans in fp32 where bf16 is asked for, the processor lacks it and the user said that it need not be.
 Planned ask_planner(const NetworkSpec& spec, const TrainConfig& config) {
   const std::string text = run_helper("annulus:plan", [&](int output) {
     NetworkOptions options = network_options(config, spec);
     const onednn::Bf16Support bf16 = onednn::bf16_support();
-    if (options.type == DataType::kBf16 && bf16 == onednn::Bf16Support::kNone) {
-      if (!config.precision_fallback) {
+    if (options.type == DataType::kBf16 && bf16 != onednn::Bf16Support::kNative) {
+      if (config.precision_fallback) {
+        options.type = DataType::kF32;
+      } else if (bf16 == onednn::Bf16Support::kNone) {
         throw UserError::format(
             "--precision bf16: oneDNN has it only with AVX-512, and uses {} on this processor; give "
             "--precision "
-            "fp32, or --precision-fallback on to train in fp32 where there is no bf16",
+            "fp32, or --precision-fallback on",
             onednn::effective_isa());
       }
-      options.type = DataType::kF32;
     }
     const Network network(spec, options);
     return write_all(output, nlohmann::json{network.plan(), bf16}.dump()) ? 0 : 1;
@@ -55,20 +56,18 @@ Planned ask_planner(const NetworkSpec& spec, const TrainConfig& config) {
 
 // Makes the configuration's precision the planned one. Returns what the user should know of it.
 std::vector<std::string> settle_precision(const Planned& planned, TrainConfig& config) {
-  if (config.precision != "bf16") return {};
-  const std::string& isa = planned.network.isa;
+  if (config.precision != "bf16" || planned.bf16 == onednn::Bf16Support::kNative) return {};
   if (planned.network.type == DataType::kF32) {
     config.precision = "fp32";
     return {fmt::format(
-        "--precision bf16: oneDNN has it only with AVX-512, and uses {} on this processor; training "
+        "--precision bf16: no bf16 instructions on this processor, on which oneDNN uses {}; training "
         "in fp32, as --precision-fallback on says",
-        isa)};
+        planned.network.isa)};
   }
-  if (planned.bf16 == onednn::Bf16Support::kNative) return {};
   return {fmt::format(
-      "--precision bf16: this processor has no bf16 instructions, so oneDNN emulates them with {}; "
-      "--precision fp32 may be faster",
-      isa)};
+      "--precision bf16: no bf16 instructions on this processor, so oneDNN emulates them with {}, "
+      "which is several times slower than fp32; give --precision-fallback on",
+      planned.network.isa)};
 }
 
 // --tune: what TrainConfig::convolutions shall be, measured where the first worker will run.
@@ -195,8 +194,7 @@ Job plan_job(const TrainConfig& config, const Machine& machine, const DatasetInf
             : "fewer --workers, fewer --shards";
     throw UserError::format(
         "not enough memory: the run needs {} ({} shared, {} for {} worker{}), and {} leaves {}; use {}, or "
-        "raise the "
-        "limit",
+        "raise the limit",
         format_bytes(job.total_bytes()), format_bytes(job.segment.bytes), format_bytes(job.worker_bytes()),
         job.run.config.workers == 1 ? "the only" : fmt::format("each of {}", job.run.config.workers),
         job.run.config.workers == 1 ? "" : "s", memory.source, format_bytes(memory.bytes), remedy);

@@ -64,6 +64,10 @@ TEST(Precision, EmulatedBf16IsWarnedOfAndNativeIsNot) {
   EXPECT_TRUE(contains(emulated.out, "warning: --precision bf16: ")) << emulated.out;
   EXPECT_TRUE(contains(emulated.out, "emulates")) << emulated.out;
   EXPECT_TRUE(contains(read_file(scratch / "run/config.yaml"), "precision: bf16\n"));
+  const Ended fallen = run_annulus(with(kRun, {"--precision-fallback", "on", "--run-dir", "fallen"}),
+                                   limited_to(scratch, "AVX512_CORE"));
+  EXPECT_TRUE(contains(fallen.out, "training in fp32")) << fallen.out;
+  EXPECT_TRUE(contains(read_file(scratch / "fallen/config.yaml"), "precision: fp32\n"));
   const Ended native = run_annulus(with(kRun, {"--run-dir", "native"}), scratch.here());
   EXPECT_EQ(native.code, 0) << native.err;
   const bool has_bf16 = contains(run_annulus({"--version"}).out, "avx512_bf16");
