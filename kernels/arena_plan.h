@@ -15,6 +15,9 @@ struct ArenaBuffer {
 
 struct ArenaPlan {
   static constexpr int64_t kAlignment = 64;
+  static constexpr int64_t whole_lines(int64_t bytes) {
+    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  }
 
   std::vector<int64_t> offsets;  // one per buffer, in bytes, multiples of kAlignment
   int64_t bytes = 0;             // of the whole arena, a multiple of kAlignment

@@ -67,6 +67,9 @@ ChosenAlgorithms algorithms_from_text(const std::string& text, const std::string
       throw UserError::format("{}: network {} has no convolution \"{}\"; annulus model lists them", where,
                               spec.name, name);
     }
+    if (algorithms.contains({name, kForward})) {
+      throw UserError::format("{}: {} is there twice", where, name);
+    }
     for (std::size_t pass = 0; pass < std::size(kPasses); ++pass) {
       const bool winograd = letters[pass] == 'w';
       if (winograd && !winograd_fits(*layer, type)) {

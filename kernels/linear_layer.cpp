@@ -10,7 +10,10 @@ std::unique_ptr<Layer> make_linear_layer(const LayerContext& context, const Laye
                                          const dnnl::memory::desc& given_src, bool first, bool last,
                                          bool mask_gradient) {
   if (last && spec.relu && context.type != DataType::kF32) {
-    throw UserError::format("layer {}: logits that go through a ReLU are possible in fp32 only", spec.name);
+    throw UserError::format(
+        "layer {}: logits that go through a ReLU are possible in fp32 only; leave relu out, or "
+        "give --precision fp32",
+        spec.name);
   }
   const TensorLayout input = onednn::layout_of(given_src);
   const int64_t batch = input.dims[0], inputs = input.elements() / batch;

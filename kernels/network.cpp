@@ -23,10 +23,6 @@ namespace {
 
 int64_t bytes_of(const onednn::Desc& desc) { return static_cast<int64_t>(desc.get_size()); }
 
-int64_t whole_lines(int64_t bytes) {
-  return (bytes + ArenaPlan::kAlignment - 1) / ArenaPlan::kAlignment * ArenaPlan::kAlignment;
-}
-
 }  // namespace
 
 class Network::Impl {
@@ -51,6 +47,7 @@ class Network::Impl {
     plan_.isa = onednn::effective_isa();
     plan_.library = onednn::library_name();
     plan_.stages = staging_.stages;
+    needs_gradient_ = needs_gradient(spec_);
     count_readers();
     make_layers();
     rooms_ = plan_rooms(spec_, staging_, room_needs());
@@ -167,14 +164,16 @@ class Network::Impl {
     const int addend = spec_.layers[k].addend;
     if (addend == kNoActivation || activations_[addend] == activations_[k + 1]) return;
     throw UserError::format(
-        "layer {} adds what lies in layout {} to what lies in layout {}; put a convolution into the shortcut",
+        "layer {} adds what lies in another layout in memory ({} to {}); begin the block behind a "
+        "convolution, or "
+        "give it a shortcut with one",
         spec_.layers[k].name, onednn::layout_of(activations_[addend]).tag(),
         onednn::layout_of(activations_[k + 1]).tag());
   }
 
   std::unique_ptr<Layer> make_layer(int k, const onednn::Desc& src) const {
     const LayerSpec& spec = spec_.layers[k];
-    const bool first = !needs_gradient(input_of(spec_, k));
+    const bool first = !needs_gradient_[input_of(spec_, k)];
     // Pooling notes where its input lets gradients through, so it masks them for the layer before it.
     const bool pooled = k + 1 < count() && masks_for_layer_before(k + 1);
     const bool mask_gradient = spec.relu && !pooled;
@@ -195,20 +194,12 @@ class Network::Impl {
     CHECK(false, "layer {}", spec.name);
   }
 
-  // Whether layer k is max pooling of what a convolution or linear layer with a ReLU makes for it alone.
+  // Whether layer k is max pooling of what a convolution with a ReLU makes for it alone.
   bool masks_for_layer_before(int k) const {
     const int input = input_of(spec_, k);
     if (spec_.layers[k].kind != LayerKind::kMaxPool || input == 0 || readers_[input] != 1) return false;
     const LayerSpec& before = spec_.layers[input - 1];
     return input == k && before.relu && before.kind == LayerKind::kConvolution;
-  }
-
-  // Whether a layer before activation `a` has parameters.
-  bool needs_gradient(int a) const {
-    if (a == 0) return false;
-    const LayerSpec& made_by = spec_.layers[a - 1];
-    return has_parameters(made_by.kind) || needs_gradient(input_of(spec_, a - 1)) ||
-           (made_by.addend != kNoActivation && needs_gradient(made_by.addend));
   }
 
   RoomNeeds room_needs() const {
@@ -219,7 +210,8 @@ class Network::Impl {
       const bool inside = a > 0 && a < count() && stage_of_[a - 1] == stage_of_[a];
       if (inside) {  // each portion on lines of its own
         const int64_t portion = plan_.stages[stage_of_[a]].portion;
-        bytes = whole_lines(bytes_of(onednn::with_images(activations_[a], portion))) * portions(stage_of_[a]);
+        bytes = ArenaPlan::whole_lines(bytes_of(onednn::with_images(activations_[a], portion))) *
+                portions(stage_of_[a]);
       }
       needs.activation_bytes.push_back(bytes);
     }
@@ -317,6 +309,7 @@ class Network::Impl {
   std::vector<std::unique_ptr<Layer>> layers_;
   std::vector<int> stage_of_;              // per layer
   std::vector<int> parameters_before_;     // parameters of the layers before layer k
+  std::vector<bool> needs_gradient_;       // per activation
   std::vector<int> readers_;               // per activation
   std::vector<onednn::Desc> activations_;  // of the whole batch
   std::vector<std::size_t> first_joined_;  // per layer: the first part of its gradient that it does not join

@@ -55,6 +55,16 @@ int input_of(const NetworkSpec& spec, int index) {
   return input == kPreviousActivation ? index : input;
 }
 
+std::vector<bool> needs_gradient(const NetworkSpec& spec) {
+  std::vector<bool> needed{false};
+  for (int index = 0; index < static_cast<int>(spec.layers.size()); ++index) {
+    const LayerSpec& layer = spec.layers[index];
+    needed.push_back(has_parameters(layer.kind) || needed[input_of(spec, index)] ||
+                     (layer.addend != kNoActivation && needed[layer.addend]));
+  }
+  return needed;
+}
+
 ImageShape output_shape(const LayerSpec& layer, const ImageShape& input) {
   if (input.channels < 1 || input.height < 1 || input.width < 1) {
     throw UserError::format(
@@ -109,10 +119,19 @@ std::vector<ImageShape> activation_shapes(const NetworkSpec& spec) {
                             spec.name, last.name, spec.classes);
   }
   std::vector<ImageShape> shapes{spec.input};
+  std::vector<bool> features{false};  // per activation: whether linear layers made it
   std::vector<bool> read(spec.layers.size() + 1, false);
   for (int index = 0; index < static_cast<int>(spec.layers.size()); ++index) {
     const LayerSpec& layer = spec.layers[index];
     check_references(layer, index);
+    const int input = input_of(spec, index);
+    const bool behind_linear = input > 0 && features[input];
+    if (behind_linear && layer.kind != LayerKind::kLinear && layer.kind != LayerKind::kAdd) {
+      throw UserError::format(
+          "layer {} reads what linear layer {} makes, which is no image; only linear layers and sums can",
+          layer.name, spec.layers[input - 1].name);
+    }
+    features.push_back(layer.kind == LayerKind::kLinear || behind_linear);
     read[input_of(spec, index)] = true;
     if (layer.addend != kNoActivation) read[layer.addend] = true;
     const ImageShape out = output_shape(layer, shapes[input_of(spec, index)]);

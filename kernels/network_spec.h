@@ -54,6 +54,9 @@ int stride_of(const LayerSpec& layer);
 // The activation that layer `index` reads.
 int input_of(const NetworkSpec& spec, int index);
 
+// Per activation, whether a layer before it has parameters, so that its gradient is of use.
+std::vector<bool> needs_gradient(const NetworkSpec& spec);
+
 // Shape of what `layer` makes of `input`; a linear layer's is {out, 1, 1}. Throws UserError, naming the layer
 // and both shapes, where the input is too small.
 ImageShape output_shape(const LayerSpec& layer, const ImageShape& input);

@@ -8,10 +8,6 @@
 namespace annulus {
 namespace {
 
-int64_t whole_lines(int64_t bytes) {
-  return (bytes + ArenaPlan::kAlignment - 1) / ArenaPlan::kAlignment * ArenaPlan::kAlignment;
-}
-
 // Moments of a step: forward of layer k is k, the loss is the number of layers, backward of layer k is twice
 // that less k.
 struct Life {
@@ -114,11 +110,7 @@ class RoomPlanner {
   }
 
   void place_gradients() {
-    std::vector<bool> needed(count_ + 1, false);  // whether anything before an activation has parameters
-    for (int layer = 0; layer < count_; ++layer) {
-      needed[layer + 1] = has_parameters(spec_.layers[layer].kind) || needed[input_of(spec_, layer)] ||
-                          (addend(layer) != kNoActivation && needed[addend(layer)]);
-    }
+    const std::vector<bool> needed = needs_gradient(spec_);
     plan_.parts.resize(count_ + 1);
     plan_.parts[count_] = {new_gradient(count_, count_)};
     for (int layer = count_ - 1; layer >= 0; --layer) {
@@ -155,7 +147,8 @@ class RoomPlanner {
     for (int layer = 0; layer < count_; ++layer) {
       const LayerNeeds& needs = needs_.layers[layer];
       LayerRooms& rooms = plan_.layers[layer];
-      add_for_all(rooms.saved, whole_lines(needs.saved) * portions(layer), {layer, backward_of(layer)});
+      add_for_all(rooms.saved, ArenaPlan::whole_lines(needs.saved) * portions(layer),
+                  {layer, backward_of(layer)});
       add_shared(rooms.forward_scratch, needs.forward_scratch, pass_around(layer));
       add_shared(rooms.backward_scratch, needs.backward_scratch, pass_around(backward_of(layer)));
       add_shared(rooms.gradients, portions(layer) > 1 ? needs.gradients : 0,

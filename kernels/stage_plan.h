@@ -7,8 +7,9 @@
 // stage of its own, with one portion.
 //
 // Batch norm needs all images of a shard before it yields any, so in a network that has it, or that forks,
-// every layer is a stage of its own. There a convolution's portion is what its algorithm likes best
-// (kernels/convolution_algorithms.h), and all other layers have one portion.
+// every layer is a stage of its own. There a convolution's portion is what the rule for its algorithm says
+// (kernels/convolution_algorithms.h), also where another algorithm was chosen for it, and all other layers
+// have one portion.
 #pragma once
 
 #include <cstdint>

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "kernels/arena_plan.h"
 #include "kernels/elementwise.h"
 #include "kernels/parallel_for.h"
 #include "kernels/reduce.h"
@@ -14,9 +15,8 @@ namespace annulus {
 namespace {
 
 constexpr int64_t kFloat = sizeof(float);
-constexpr int64_t kLineBytes = 64;
 
-int64_t whole_lines(int64_t bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; }
+constexpr auto whole_lines = ArenaPlan::whole_lines;
 
 // How good a kernel is by its name: reference loops, matrix multiplication behind copies, code generated for
 // it.

@@ -115,14 +115,6 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
   DomainPlan domains = find_domains(machine, placement);
 
   const StepSchedule schedule(resolved, dataset.train_count);
-  if (resolved.tune) {
-    resolved.convolutions =
-        measure_convolutions(spec, network_options(resolved, spec), machine, placement.workers.front());
-    notes.push_back(resolved.convolutions.empty()
-                        ? "--tune: no convolution has a choice of algorithms"
-                        : fmt::format("--tune chose --convolutions {}", resolved.convolutions));
-    resolved.tune = false;
-  }
   Planned planned = ask_planner(spec, resolved);
   std::vector<std::string> warnings = placement.warnings;
   for (std::string& warning : settle_precision(planned, resolved)) warnings.push_back(std::move(warning));
@@ -179,12 +171,17 @@ Job plan_job(const TrainConfig& config, const Machine& machine, const DatasetInf
              bool check_memory) {
   // Read once: it may come through a pipe.
   const NetworkSpec spec = choose_network(config.model, config.stem, dataset.shape, dataset.classes);
-  Job job = plan_with(config, machine, dataset, spec, 0, check_memory);
+  int workers_in_memory = 0;  // no limit known
+  const auto plan = [&](const TrainConfig& of) {
+    return plan_with(of, machine, dataset, spec, workers_in_memory, check_memory);
+  };
+  Job job = plan(config);
   if (!check_memory) return job;
   const AvailableMemory memory = available_memory();
   // Fewer workers have larger shards each, so what fits is found one by one.
   while (job.total_bytes() > memory.bytes && config.workers == 0 && job.run.config.workers > 1) {
-    job = plan_with(config, machine, dataset, spec, job.run.config.workers - 1, check_memory);
+    workers_in_memory = job.run.config.workers - 1;
+    job = plan(config);
   }
   if (job.total_bytes() > memory.bytes) {
     const int64_t arenas = job.total_bytes() - static_cast<int64_t>(job.segment.bytes);
@@ -199,6 +196,18 @@ Job plan_job(const TrainConfig& config, const Machine& machine, const DatasetInf
         job.run.config.workers == 1 ? "the only" : fmt::format("each of {}", job.run.config.workers),
         job.run.config.workers == 1 ? "" : "s", memory.source, format_bytes(memory.bytes), remedy);
   }
+  if (!config.tune) return job;
+  // Only now, because measuring takes the memory of a worker.
+  TrainConfig tuned = config;
+  tuned.tune = false;
+  tuned.precision = job.run.config.precision;
+  tuned.convolutions = measure_convolutions(spec, network_options(job.run.config, spec), machine,
+                                            job.placement.workers.front());
+  std::vector<std::string> warnings = std::move(job.warnings);
+  job = plan(tuned);
+  job.warnings = std::move(warnings);
+  job.notes.push_back(tuned.convolutions.empty() ? "--tune: no convolution has a choice of algorithms"
+                                                 : "--tune chose --convolutions " + tuned.convolutions);
   return job;
 }
 

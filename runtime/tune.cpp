@@ -12,12 +12,13 @@ constexpr int kRepetitions = 3;
 constexpr const char* kPasses[] = {kForward, kBackwardWeights, kBackwardData};
 
 // Layers that are equal in this are equally fast.
-using Shape = std::tuple<int, int, int, int, int, bool>;
+using Shape = std::tuple<int, int, int, int, int, bool, bool, bool>;
 
 Shape shape_of(const NetworkSpec& spec, const std::vector<ImageShape>& shapes, int layer) {
   const ImageShape& input = shapes[input_of(spec, layer)];
   const LayerSpec& of = spec.layers[layer];
-  return {input.channels, input.height, input.width, of.out, of.padding, of.relu};
+  return {input.channels, input.height, input.width, of.out,
+          of.padding,     of.relu,      of.bias,     needs_gradient(spec)[input_of(spec, layer)]};
 }
 
 using PassTimes =

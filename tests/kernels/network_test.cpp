@@ -328,5 +328,30 @@ TEST(Network, MustEndWithALinearLayerOfItsClasses) {
   EXPECT_THROW(Network(spec, {.images = 1}), UserError);
 }
 
+TEST(Network, OnlyLinearLayersAndSumsReadWhatLinearLayersMake) {
+  for (const LayerSpec& between :
+       {norm("between", true), average("between"), pool("between", 1), conv("between", 16, 1, 0, false)}) {
+    const NetworkSpec spec = net("features", {1, 8, 8}, {fc("fc1", 16, true), between, fc("fc2", 3, false)});
+    try {
+      const Network network(spec, {.images = 2});
+      ADD_FAILURE() << static_cast<int>(between.kind);
+    } catch (const UserError& error) {
+      EXPECT_NE(std::string(error.what()).find("between"), std::string::npos);
+      EXPECT_NE(std::string(error.what()).find("fc1"), std::string::npos);
+    }
+  }
+}
+
+// Each block doubles the ways from the image to the end of it.
+TEST(Network, ManyBlocksWithoutParametersArePlannedAtOnce) {
+  std::vector<LayerSpec> layers;
+  for (int block = 0; block < 64; ++block) {
+    layers.push_back({.kind = LayerKind::kMaxPool, .name = "pool", .kernel = 3, .stride = 1, .padding = 1});
+    layers.push_back(sum("sum", false, static_cast<int>(layers.size()) - 1));
+  }
+  layers.push_back(fc("fc1", 3, false));
+  EXPECT_EQ(Network(net("blocks", {1, 4, 4}, layers), {.images = 1}).plan().parameters.size(), 2u);
+}
+
 }  // namespace
 }  // namespace annulus

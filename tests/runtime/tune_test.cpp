@@ -34,8 +34,8 @@ TEST(ChosenAlgorithms, AreTheSameAfterTheWayThroughText) {
 }
 
 TEST(ChosenAlgorithms, ThatCannotBeAreTheUsersError) {
-  for (const char* text :
-       {"conv2", "conv2=", "conv2=wd", "conv2=wdwd", "conv2=abc", "=www", ",", "conv2=www,,"}) {
+  for (const char* text : {"conv2", "conv2=", "conv2=wd", "conv2=wdwd", "conv2=abc", "=www", ",",
+                           "conv2=www,,", "conv2=www,conv2=ddd"}) {
     EXPECT_NE(error_of(text), "") << text;
   }
   EXPECT_NE(error_of("conv9=ddd").find("conv9"), std::string::npos);
