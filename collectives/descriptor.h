@@ -21,7 +21,7 @@ enum class Payload : uint16_t {
 
 struct Descriptor {
   uint32_t step = 0;     // training step, or number of the Communicator's call; from 1
-  uint32_t attempt = 0;  // how often steps have been done again: 0, since a failed step ends the run
+  uint32_t attempt = 0;  // the run's, in which it was sent; of a call 0
   Phase phase = Phase::kStep;
   Payload type = Payload::kInput;
   uint32_t round = 0;   // of the collective

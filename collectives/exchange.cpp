@@ -93,7 +93,8 @@ Exchange::Exchange(const ExchangePlan& plan, const ExchangeMemory& memory, Versi
         meeting_->add(at, count, sum);
       }),
       bindings_(bind(memory)),
-      executor_(memory.base, plan.ranks, waiter, memory.has_ring, memory.ring) {
+      executor_(memory.base, plan.ranks, waiter, memory.has_ring, memory.ring),
+      attempt_(memory.attempt) {
   for (int bucket = 0; bucket < static_cast<int>(plan.buckets.size()); ++bucket) {
     schedules_.push_back(plan.schedule(waiter.rank(), bucket));
   }
@@ -116,7 +117,10 @@ void Exchange::begin(uint32_t step) {
     runs_.push_back({.schedule = &schedules_[bucket],
                      .binding = &bindings_[step % bindings_.size()],
                      .sink = meeting_ == nullptr ? &sink_ : &keep_,
-                     .label = {Phase::kStep, step, static_cast<uint32_t>(bucket)}});
+                     .label = {.phase = Phase::kStep,
+                               .step = step,
+                               .bucket = static_cast<uint32_t>(bucket),
+                               .attempt = attempt_}});
   }
 }
 

@@ -45,6 +45,7 @@ struct ExchangeMemory {
   // of the next step can be written while those of this one are still read.
   std::vector<std::vector<float*>> gradients;
   int64_t buffer_stride = 0;  // elements from one gradient buffer of a rank to its next
+  uint32_t attempt = 0;       // that descriptors carry
   std::function<bool(int from, int to)> has_ring;
   std::function<SpscRing(int from, int to)> ring;
 };
@@ -145,6 +146,7 @@ class Exchange final : public StepExchange {
   std::size_t published_ = 0;  // buckets that this rank has published in this step
   std::size_t summed_ = 0;     // buckets whose slice this rank has summed in this step
   std::size_t updated_ = 0;    // buckets whose slice this rank has updated in this step
+  const uint32_t attempt_;
 };
 
 }  // namespace annulus

@@ -94,6 +94,7 @@ bool Executor::step(Run& run, const Action& action) {
 Descriptor Executor::describe(const Run& run, const Action& action, int source) const {
   const Binding& binding = *run.binding;
   return {.step = run.label.step,
+          .attempt = run.label.attempt,
           .phase = run.label.phase,
           .type = action.type,
           .round = action.round,

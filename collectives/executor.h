@@ -70,6 +70,7 @@ struct Binding {
 struct RunLabel {
   Phase phase = Phase::kStep;
   uint32_t step = 0, bucket = 0;
+  uint32_t attempt = 0;
   uint64_t call = 0;  // what else ranks must agree on (Descriptor::call)
 };
 

@@ -19,6 +19,10 @@ int64_t all_blocks(const ExchangePlan& plan) {
   return last.offset / kBlockElements + last.blocks;
 }
 
+Versions words_in(std::byte* memory, int ranks) {
+  return {reinterpret_cast<std::atomic<uint32_t>*>(memory), ranks, 1, Await::kNorm};
+}
+
 // Calls body(block, place) for every block of every rank; returns how many places there are.
 template <typename Body>
 int64_t for_each_block(const ExchangePlan& plan, Body body) {
@@ -42,8 +46,10 @@ int64_t NormMeeting::bytes(const ExchangePlan& plan) {
   return words_bytes(plan.ranks) + places * static_cast<int64_t>(sizeof(double));
 }
 
+void NormMeeting::reset(std::byte* memory, int ranks, uint32_t step) { words_in(memory, ranks).reset(step); }
+
 NormMeeting::NormMeeting(std::byte* memory, const ExchangePlan& plan, int rank, ShardRange part)
-    : words_(reinterpret_cast<std::atomic<uint32_t>*>(memory), plan.ranks, 1, Await::kNorm),
+    : words_(words_in(memory, plan.ranks)),
       norms_(reinterpret_cast<double*>(memory + words_bytes(plan.ranks))),
       rank_(rank),
       ranks_(plan.ranks),

@@ -33,6 +33,9 @@ class NormMeeting {
   // Bytes of shared memory that all ranks' meetings need; zeros, at a multiple of kRankSpacing.
   static int64_t bytes(const ExchangePlan& plan);
 
+  // Sets all words, as Versions::reset does: only while no rank runs.
+  static void reset(std::byte* memory, int ranks, uint32_t step);
+
   // Of `rank`. `part`: the elements (from the base of any array of parameters, whole blocks) that take part
   // in the norm; others, like running statistics, which are no gradient, leave it alone.
   NormMeeting(std::byte* memory, const ExchangePlan& plan, int rank, ShardRange part);

@@ -1,6 +1,7 @@
-// protocol_point: the steps of the protocol at which a rank may be held up for any time, by name. Tests
-// compile the library once more with ANNULUS_PROTOCOL_DELAYS and wait there
-// (tests/collectives/protocol_delays.h); otherwise nothing is left of it.
+// protocol_point: the steps of the protocol at which a rank may be held up for any time, or die, by name.
+// Tests compile the libraries once more with ANNULUS_PROTOCOL_POINTS and wait there
+// (tests/collectives/protocol_delays.h) or die (tests/launcher/kill_points.h); otherwise nothing is left of
+// it.
 #pragma once
 
 #include <cstdint>
@@ -22,10 +23,21 @@ enum class ProtocolPoint : uint8_t {
   kRing,          // sleeper seen, doorbell not yet rung (W2, W3)
   kSum,           // inputs awaited, not yet summed
   kCopy,          // payload awaited, not yet copied
+  // Those of a worker (runtime/worker.cpp).
+  kInitialize,  // the initial value of a parameter written, others not yet
+  kForward,     // a portion of a stage's forward done, before it waits for others' updates again
+  kBackward,    // a portion of a stage's backward done, its gradients not all there
+  kUpdate,      // a piece of the own slice's update done, the slice not yet whole
+  kStepEnd,     // the own slices updated, others' perhaps not
+  kEvaluate,    // a batch of the evaluation done
+  kUnwind,      // aborted, not yet parked
+  kPark,        // parked, not yet released
+  kResume,      // released, nothing of the new attempt done
+  kDismiss,     // finished, not yet dismissed
 };
-inline constexpr int kProtocolPoints = 14;
+inline constexpr int kProtocolPoints = 24;
 
-#if defined(ANNULUS_PROTOCOL_DELAYS)
+#if defined(ANNULUS_PROTOCOL_POINTS)
 void protocol_point(ProtocolPoint point);
 #else
 inline void protocol_point(ProtocolPoint /*point*/) {}

@@ -112,6 +112,10 @@ uint32_t Waiter::prepare_sleep() {
 
 void Waiter::sleep(uint32_t seen) {
   if (control_.abort.load(std::memory_order_acquire) != 0) return;  // check() will throw
+  sleep_slice(seen);
+}
+
+void Waiter::sleep_slice(uint32_t seen) {
   protocol_point(ProtocolPoint::kSleep);
   const timespec slice{.tv_sec = 0, .tv_nsec = kSleepSliceNs};
   futex(own().doorbell, FUTEX_WAIT, seen, &slice);  // S3

@@ -63,7 +63,9 @@ struct alignas(kRankSpacing) RankControl {
   alignas(kRankSpacing) std::atomic<uint32_t> doorbell{0};
   // Bumped by the rank at every primitive: layer, publication, update, time slice of a wait.
   alignas(kRankSpacing) std::atomic<uint64_t> heartbeat{0};
-  std::atomic<uint32_t> parked{0};  // 1: after an abort the rank has unwound to the step's boundary
+  // The attempt that the rank has left: after an abort it has unwound to the step's boundary, and writes
+  // nothing until the next one.
+  std::atomic<uint32_t> parked{0};
   // What the rank waits for now; `what` is kNothing when it does not wait.
   std::atomic<Await> waiting_what{Await::kNothing};
   std::atomic<uint32_t> waiting_rank{0}, waiting_bucket{0}, waiting_step{0};
@@ -139,6 +141,19 @@ class Waiter {
     waited_ns_ += now_ns() - begin;
   }
 
+  // As wait() for the launcher, for a rank that has parked: the abort word does not end it, nor a deadline.
+  template <typename Ready>
+  void wait_parked(Ready&& ready) {
+    own().waiting_what.store(Await::kLauncher, std::memory_order_release);
+    while (!ready()) {
+      const uint32_t seen = prepare_sleep();  // S0 to S2
+      if (!ready()) sleep_slice(seen);        // S3
+      leave_sleep();
+      beat();
+    }
+    leave();
+  }
+
   // Wakes the same thread of another rank.
   void wake(int rank) { annulus::wake(control_, ranks_, index_of(rank, thread_)); }
   // Wakes the other thread of the same rank.
@@ -210,6 +225,7 @@ class Waiter {
   void leave();
   uint32_t prepare_sleep();
   void sleep(uint32_t seen);
+  void sleep_slice(uint32_t seen);
   void leave_sleep();
   void check(const WaitFor& what);  // abort, deadline, heartbeat; once per time slice
   bool in_circle(

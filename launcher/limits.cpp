@@ -162,4 +162,21 @@ AvailableMemory available_memory(const fs::path& root) {
   return least;
 }
 
+std::vector<OomKills> read_oom_kills(const fs::path& root) {
+  std::vector<OomKills> all;
+  for (const Group& group : find_groups(root, "memory")) {
+    const fs::path path = group.directory / (group.v2 ? "memory.events" : "memory.oom_control");
+    all.push_back({path.string(), read_key(root, path, "oom_kill")});
+  }
+  all.push_back({"/proc/vmstat", read_key(root, "proc/vmstat", "oom_kill")});
+  return all;
+}
+
+std::string oom_killed_since(const std::vector<OomKills>& before, const std::vector<OomKills>& now) {
+  for (std::size_t i = 0; i < std::min(before.size(), now.size()); ++i) {
+    if (now[i].source == before[i].source && now[i].count > before[i].count) return now[i].source;
+  }
+  return "";
+}
+
 }  // namespace annulus

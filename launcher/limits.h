@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 namespace annulus {
 
@@ -29,5 +30,16 @@ CpuQuota read_cpu_quota(const std::filesystem::path& root = "/");
 // ancestor, memory.max and memory.high (v2) or memory.limit_in_bytes (v1) minus its use. Page cache of files
 // counts as free: the kernel drops it before it refuses anything.
 AvailableMemory available_memory(const std::filesystem::path& root = "/");
+
+// How many processes the out-of-memory killer has ended: for every ancestor group the count of memory.events
+// (v2) or memory.oom_control (v1), then the whole machine's in /proc/vmstat.
+struct OomKills {
+  std::string source;  // the file, without `root`
+  int64_t count = 0;
+};
+std::vector<OomKills> read_oom_kills(const std::filesystem::path& root = "/");
+
+// The first source whose count has risen since `before`; empty: none has.
+std::string oom_killed_since(const std::vector<OomKills>& before, const std::vector<OomKills>& now);
 
 }  // namespace annulus

@@ -183,7 +183,9 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
                  "where the run's files go; left out: runs/<date>-<model> in the working directory");
   run_dir.in_dump = false;
   table.number("deadline", "SECONDS", config.deadline, {.low = 0, .low_included = false, .high = 1e6},
-               "how long a worker may show no sign of life");
+               "how long a worker may show no sign of life before it is replaced");
+  table.whole("max-restarts", "N", config.max_restarts, 0, kMostImages,
+              "processes that may be replaced within 1000 steps; 0: the first death ends the run");
   table.bare_switch("quiet", config.quiet, "no progress lines, only the summary");
   return table;
 }

@@ -1,6 +1,5 @@
 #include "launcher/supervisor.h"
 
-#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
@@ -12,11 +11,17 @@
 #include <set>
 
 #include "kernels/parallel_for.h"
+#include "launcher/heartbeat_watch.h"
+#include "launcher/limits.h"
 #include "launcher/placement_report.h"
 #include "launcher/residency.h"
+#include "launcher/restart_budget.h"
+#include "launcher/signals.h"
 #include "runtime/checksum.h"
+#include "runtime/recovery.h"
 #include "runtime/worker.h"
 #include "telemetry/check.h"
+#include "telemetry/progress.h"
 
 namespace annulus {
 namespace {
@@ -38,17 +43,6 @@ class Fd {
   int fd_;
 };
 
-sigset_t watched_signals() {
-  sigset_t set;
-  sigemptyset(&set);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGTSTP}) sigaddset(&set, signal);
-  // Under nohup SIGHUP is ignored, and shall be: a blocked signal would reach the signalfd all the same.
-  struct sigaction hangup {};
-  sigaction(SIGHUP, nullptr, &hangup);
-  if (hangup.sa_handler == SIG_IGN) sigdelset(&set, SIGHUP);
-  return set;
-}
-
 // Gives each thread of this worker's pool a CPU of its own. The pool's threads are made here, after the
 // process was bound, so that they inherit its memory policy.
 void bind_threads(const std::vector<int>& cpus) {
@@ -67,18 +61,8 @@ class Supervisor {
   JobOutcome run();
 
  private:
-  struct RankWatch {
-    ChildProcess process;
-    bool ended = false;
-    struct Heart {
-      uint64_t beats = 0;
-      int64_t still_ns = 0;  // how long it has stood still
-    };
-    Heart hearts[kThreadsPerRank];
-  };
-
   void start_loader();
-  void start_worker(int rank);
+  void start_worker(int rank, uint32_t left);
   void watch(int fd, uint64_t tag);
   ChildEnd collect(ChildProcess& child);
   void on_signal();
@@ -88,12 +72,16 @@ class Supervisor {
   void check_states();
   void check_heartbeats(int64_t elapsed_ns);
   void pause();
+  std::string describe_death(const ChildEnd& end);
+  bool replaces(const std::string& whose, const std::string& death, int exit_code, uint32_t step);
+  void recover();
   void fail(int exit_code, const std::string& message);
-  void abort_ranks();
+  void end_ranks();
+  void kill_ranks();
   void kill_all();
   bool all_ended() const;
   bool every_rank(RankState state) const;  // has reached it
-  uint32_t step_of(int rank) const { return static_cast<uint32_t>(segment_.rank(rank).steps.written()) + 1; }
+  uint32_t step_of(int rank) const { return segment_.rank(rank).step.load(std::memory_order_relaxed); }
   double seconds() const { return (now_ns() - began_ns_) * 1e-9; }
 
   const Job& job_;
@@ -106,11 +94,20 @@ class Supervisor {
   SegmentHeader& header_;
   StepAggregator aggregator_;
   Fd epoll_, signals_, timer_, changed_;
-  std::vector<RankWatch> ranks_;
+  std::vector<ChildProcess> ranks_;
+  std::vector<bool> dead_;         // by rank: it has no process
+  std::vector<std::string> hung_;  // by rank: why it was killed; empty: it was not, by this process
   std::optional<ChildProcess> loader_;
+  HeartbeatWatch heartbeats_;
+  Recovery recovery_;
+  RecoveryReport report_;  // of the recovery under way
+  RestartBudget restarts_;
+  std::vector<OomKills> oom_kills_;
   int stop_signal_ = 0;
   int64_t last_tick_ns_ = 0;
-  int64_t aborted_ns_ = 0;  // 0: not aborted
+  int64_t ending_ns_ =
+      0;  // since when ranks have been told to leave before they have finished; 0: they have not
+  bool has_trained_ = false;
   bool placement_read_ = false;
   JobOutcome outcome_;
 };
@@ -151,7 +148,13 @@ Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver
       }()),
       timer_(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)),
       changed_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-      ranks_(job.run.config.workers) {
+      ranks_(job.run.config.workers),
+      dead_(job.run.config.workers, true),
+      hung_(job.run.config.workers),
+      heartbeats_(segment_.controls(), static_cast<int64_t>(job.run.config.deadline * 1e9)),
+      recovery_(segment_),
+      restarts_(job.run.config.max_restarts),
+      oom_kills_(read_oom_kills()) {
   outcome_.startup.reserved = seconds();
   if (!bind_refusal_.empty()) observer_.warning("shared memory is not bound to NUMA nodes: " + bind_refusal_);
   header_.last_step.store(static_cast<uint32_t>(job.run.schedule.steps()), std::memory_order_release);
@@ -162,7 +165,7 @@ Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver
   watch(changed_, kChanged);
   try {
     start_loader();
-    for (int rank = 0; rank < segment_.ranks(); ++rank) start_worker(rank);
+    for (int rank = 0; rank < segment_.ranks(); ++rank) start_worker(rank, kNoAttempt);
     outcome_.startup.forked = seconds();
     last_tick_ns_ = now_ns();
     observer_.started(segment_);
@@ -193,8 +196,9 @@ void Supervisor::start_loader() {
   watch(loader_->pidfd, kLoader);
 }
 
-void Supervisor::start_worker(int rank) {
-  ranks_[rank].process = spawn("annulus:" + std::to_string(rank), [this, rank](int output) {
+// The rank begins parked: it joins the attempt after `left`.
+void Supervisor::start_worker(int rank, uint32_t left) {
+  ranks_[rank] = spawn("annulus:" + std::to_string(rank), [this, rank, left](int output) {
     const KernelAnswer bound = bind_this_process(machine_, job_.placement.workers[rank]);
     // One warning is enough for all ranks: containers refuse all of them or none.
     if (!bound.ok() && rank == 0) write_all(output, bound.refusal);
@@ -204,10 +208,7 @@ void Supervisor::start_worker(int rank) {
     const uint64_t one = 1;
     const auto notify = [&] { (void)!write(changed_, &one, sizeof one); };
     try {
-      Worker(job_.run, segment_, rank, notify).run();
-      return 0;
-    } catch (const StepAborted&) {
-      part.control.parked.store(1, std::memory_order_release);
+      Worker(job_.run, segment_, rank, notify, left).run();
       return 0;
     } catch (const std::exception& error) {
       std::strncpy(part.failure, error.what(), sizeof part.failure - 1);
@@ -215,7 +216,10 @@ void Supervisor::start_worker(int rank) {
       return dynamic_cast<const UserError*>(&error) != nullptr ? 2 : 1;
     }
   });
-  watch(ranks_[rank].process.pidfd, rank);
+  dead_[rank] = false;
+  hung_[rank].clear();
+  heartbeats_.forked(rank);
+  watch(ranks_[rank].pidfd, rank);
 }
 
 JobOutcome Supervisor::run() {
@@ -275,8 +279,8 @@ void Supervisor::on_signal() {
     }
     const bool again = stop_signal_ != 0;
     stop_signal_ = signal;
-    if (again || !every_rank(RankState::kTraining)) {
-      abort_ranks();  // asked twice, or nothing has begun that could be finished
+    if (again || !has_trained_) {
+      end_ranks();  // asked twice, or nothing has begun that could be finished
     } else {
       header_.stop_requested.store(1, std::memory_order_release);
     }
@@ -287,8 +291,8 @@ void Supervisor::on_signal() {
 // shell expects.
 void Supervisor::pause() {
   const auto tell = [&](int signal) {
-    for (const RankWatch& rank : ranks_) {
-      if (!rank.ended) kill(rank.process.pid, signal);
+    for (int rank = 0; rank < segment_.ranks(); ++rank) {
+      if (!dead_[rank]) kill(ranks_[rank].pid, signal);
     }
     if (loader_) kill(loader_->pid, signal);
   };
@@ -305,11 +309,7 @@ void Supervisor::on_tick() {
   check_heartbeats(
       std::min(now - last_tick_ns_, kTickNs));  // a machine that was stopped does not age its ranks
   last_tick_ns_ = now;
-  if (aborted_ns_ != 0 && now - aborted_ns_ > kUnwindNs) {
-    for (RankWatch& rank : ranks_) {
-      if (!rank.ended) kill(rank.process.pid, SIGKILL);
-    }
-  }
+  if (ending_ns_ != 0 && now - ending_ns_ > kUnwindNs) kill_ranks();
   aggregator_.poll(observer_.step, observer_.evaluation);
   observer_.tick();
 }
@@ -321,39 +321,92 @@ void Supervisor::on_loader_end() {
     outcome_.startup.loaded = seconds();
     header_.data_ready.store(1, std::memory_order_release);
     segment_.wake_all();
-  } else if (end.code == 2) {
-    fail(2, end.output);
-  } else {
-    fail(end.code, fmt::format("the loader {}; look for the out-of-memory killer (dmesg)",
-                               end.signal != 0 ? fmt::format("was killed by signal {} ({})", end.signal,
-                                                             strsignal(end.signal))
-                                               : "failed: " + end.output));
+  } else if (end.signal != 0 && ending_ns_ == 0) {
+    // What it has written so far is written again.
+    if (replaces("the loader", describe_death(end), end.code, 0)) start_loader();
+  } else if (ending_ns_ == 0) {
+    fail(end.code, end.code == 2 ? end.output : "the loader failed: " + end.output);
   }
 }
 
 void Supervisor::on_worker_end(int rank) {
-  RankWatch& watch = ranks_[rank];
-  const pid_t pid = watch.process.pid;
-  const ChildEnd end = collect(watch.process);
-  watch.ended = true;
+  const pid_t pid = ranks_[rank].pid;
+  const ChildEnd end = collect(ranks_[rank]);
+  dead_[rank] = true;
   if (rank == 0 && !end.output.empty()) observer_.warning("rank 0 runs unbound: " + end.output);
+  if (ending_ns_ != 0 || header_.dismissed.load(std::memory_order_relaxed) != 0) return;
   const RankPart& part = segment_.rank(rank);
-  const RankState state = part.state.load(std::memory_order_acquire);
   if (end.signal != 0) {
-    fail(end.code,
-         fmt::format("rank {} (pid {}) was killed by signal {} ({}) in step {}; if nobody sent it, look for "
-                     "the out-of-memory killer (dmesg) and use a smaller --batch-size or fewer --workers",
-                     rank, pid, end.signal, strsignal(end.signal), step_of(rank)));
-  } else if (state == RankState::kFailed) {
+    const std::string whose = fmt::format("rank {} (pid {})", rank, pid);
+    const bool hung = !hung_[rank].empty();
+    const std::string death = hung ? hung_[rank] : describe_death(end);
+    if (!replaces(whose, death, hung ? 1 : end.code, step_of(rank))) return;
+    if (!recovery_.under_way()) {
+      report_ = {};
+      report_.known_ns = now_ns();
+    }
+    report_.ranks.push_back(rank);
+    recovery_.begin();
+    recover();
+  } else if (part.state.load(std::memory_order_acquire) == RankState::kFailed) {
     fail(end.code, part.failure);
-  } else if (end.code != 0 || (state != RankState::kFinished && aborted_ns_ == 0)) {
+  } else {
     fail(std::max(end.code, 1),
          fmt::format("rank {} (pid {}) ended with code {} in step {}; its last words are above", rank, pid,
                      end.code, step_of(rank)));
   }
 }
 
+// Of a process that a signal ended, with the kernel's own words for why, where it has counted it.
+std::string Supervisor::describe_death(const ChildEnd& end) {
+  std::string text = fmt::format("was killed by signal {} ({})", end.signal, strsignal(end.signal));
+  if (end.signal != SIGKILL) return text;
+  std::vector<OomKills> now = read_oom_kills();
+  const std::string counted = oom_killed_since(oom_kills_, now);
+  oom_kills_ = std::move(now);
+  return text + (counted.empty() ? ", not by the out-of-memory killer"
+                                 : fmt::format(" by the out-of-memory killer ({} counts it; use a smaller "
+                                               "--batch-size or fewer --workers)",
+                                               counted));
+}
+
+// Whether a process that died in `step` is to be replaced; says so, or ends the run.
+bool Supervisor::replaces(const std::string& whose, const std::string& death, int exit_code, uint32_t step) {
+  const std::string what =
+      fmt::format("{}{} {}", whose, step == 0 ? "" : fmt::format(", in step {},", step), death);
+  if (restarts_.take(step)) {
+    observer_.warning(fmt::format("{}: it is replaced{} ({} of {} restarts in {} steps)", what,
+                                  step == 0 ? "" : " and the step repeated", restarts_.used(),
+                                  restarts_.most(), with_thousands(RestartBudget::kWindowSteps)));
+    ++outcome_.restarts;
+    return true;
+  }
+  fail(exit_code,
+       restarts_.most() == 0
+           ? fmt::format("{}; --max-restarts 0: the run ends with the first death", what)
+           : fmt::format("{}; {} restarts in {} steps are used up: find out why processes die, or raise "
+                         "--max-restarts",
+                         what, restarts_.most(), with_thousands(RestartBudget::kWindowSteps)));
+  return false;
+}
+
+// Goes on once every rank stands still (recovery.h, 3 to 7).
+void Supervisor::recover() {
+  if (!recovery_.under_way() || ending_ns_ != 0 || !recovery_.all_parked(dead_)) return;
+  report_.parked_ns = now_ns();
+  aggregator_.poll(observer_.step, observer_.evaluation);
+  report_.committed_step = recovery_.rewind(dead_, static_cast<uint32_t>(aggregator_.evaluated_step()));
+  for (int rank = 0; rank < segment_.ranks(); ++rank) {
+    if (dead_[rank]) start_worker(rank, recovery_.attempt());
+  }
+  recovery_.release();
+  report_.released_ns = now_ns();
+  observer_.recovered(report_);
+}
+
 void Supervisor::check_states() {
+  recover();
+  has_trained_ = has_trained_ || every_rank(RankState::kTraining);
   if (outcome_.startup.ready == 0 && every_rank(RankState::kReady)) outcome_.startup.ready = seconds();
   const bool finished = every_rank(RankState::kFinished);
   if (!placement_read_ && (finished || (every_rank(RankState::kTraining) && [&] {
@@ -367,60 +420,59 @@ void Supervisor::check_states() {
   }
   if (finished && header_.dismissed.load(std::memory_order_relaxed) == 0) {
     outcome_.pss_bytes = read_pss(getpid());
-    for (const RankWatch& rank : ranks_) outcome_.pss_bytes += read_pss(rank.process.pid);
+    for (const ChildProcess& rank : ranks_) outcome_.pss_bytes += read_pss(rank.pid);
     header_.dismissed.store(1, std::memory_order_release);
     segment_.wake_all();
   }
 }
 
 void Supervisor::check_heartbeats(int64_t elapsed_ns) {
-  if (aborted_ns_ != 0) return;
-  const RankControls controls = segment_.controls();
-  for (int index = 0; index < controls.all(); ++index) {
-    const int rank = index % controls.count, thread = index / controls.count;
-    RankWatch& watch = ranks_[rank];
-    if (watch.ended) continue;
-    const RankControl& control = controls[index];
-    RankWatch::Heart& heart = watch.hearts[thread];
-    const uint64_t beats = control.heartbeat.load(std::memory_order_relaxed);
-    const bool unborn = thread != Waiter::kComputeThread && beats == 0;
-    heart.still_ns = beats == heart.beats && !unborn ? heart.still_ns + elapsed_ns : 0;
-    heart.beats = beats;
-    if (heart.still_ns < job_.run.config.deadline * 1e9) continue;
-    const Await what = control.waiting_what.load(std::memory_order_acquire);
-    const std::string doing = what == Await::kNothing
-                                  ? "computing"
-                                  : fmt::format("waiting for {} of rank {} for bucket {}", to_string(what),
-                                                control.waiting_rank.load(std::memory_order_relaxed),
-                                                control.waiting_bucket.load(std::memory_order_relaxed));
-    fail(1, fmt::format(
-                "{}rank {} (pid {}) has shown no sign of life for {:.1f} s in step {}, {}: it was stopped or "
-                "hangs, and the other ranks wait for it; raise --deadline if it is only slow",
-                thread == Waiter::kComputeThread ? "" : "the communication thread of ", rank,
-                watch.process.pid, heart.still_ns * 1e-9, step_of(rank), doing));
-    kill(watch.process.pid, SIGKILL);
-    return;
+  if (ending_ns_ != 0) return;
+  for (const HeartbeatWatch::Still& still : heartbeats_.look(elapsed_ns, dead_)) {
+    const std::string text =
+        fmt::format("has shown no sign of life{} for {:.1f} s",
+                    still.communicates ? " of its communication thread" : "", still.still_ns * 1e-9);
+    if (!still.hung) {
+      if (!has_trained_) continue;  // making kernels may take its time
+      observer_.warning(fmt::format(
+          "rank {} (pid {}) {} in step {}, {}; after {} s (--deadline) it is replaced", still.rank,
+          ranks_[still.rank].pid, text, step_of(still.rank), still.doing, job_.run.config.deadline));
+      continue;
+    }
+    if (!hung_[still.rank].empty()) continue;  // killed already
+    hung_[still.rank] = fmt::format(
+        "{}, {}: it was stopped or hangs (raise --deadline if it is only slow), and "
+        "was killed",
+        text, still.doing);
+    kill(ranks_[still.rank].pid, SIGKILL);
   }
 }
 
 void Supervisor::fail(int exit_code, const std::string& message) {
-  if (aborted_ns_ != 0) return;
+  if (ending_ns_ != 0) return;
   outcome_.exit_code = exit_code;
   outcome_.failure = message;
-  abort_ranks();
+  end_ranks();
 }
 
-void Supervisor::abort_ranks() {
-  if (aborted_ns_ == 0) aborted_ns_ = now_ns();
+// Ranks unwind, park, and see that they may leave.
+void Supervisor::end_ranks() {
+  if (ending_ns_ == 0) ending_ns_ = now_ns();
+  header_.dismissed.store(1, std::memory_order_release);
   segment_.abort();
   if (loader_) kill(loader_->pid, SIGKILL);
 }
 
+void Supervisor::kill_ranks() {
+  for (int rank = 0; rank < segment_.ranks(); ++rank) {
+    if (!dead_[rank]) kill(ranks_[rank].pid, SIGKILL);
+  }
+}
+
 void Supervisor::kill_all() {
-  for (RankWatch& rank : ranks_) {
-    if (rank.ended || rank.process.pid < 0) continue;
-    kill(rank.process.pid, SIGKILL);
-    finish(rank.process);
+  kill_ranks();
+  for (int rank = 0; rank < segment_.ranks(); ++rank) {
+    if (!dead_[rank]) finish(ranks_[rank]);
   }
   if (loader_) {
     kill(loader_->pid, SIGKILL);
@@ -429,8 +481,7 @@ void Supervisor::kill_all() {
 }
 
 bool Supervisor::all_ended() const {
-  return !loader_ &&
-         std::all_of(ranks_.begin(), ranks_.end(), [](const RankWatch& rank) { return rank.ended; });
+  return !loader_ && std::find(dead_.begin(), dead_.end(), false) == dead_.end();
 }
 
 bool Supervisor::every_rank(RankState state) const {
@@ -442,13 +493,6 @@ bool Supervisor::every_rank(RankState state) const {
 }
 
 }  // namespace
-
-SignalBlock::SignalBlock() {
-  const sigset_t set = watched_signals();
-  sigprocmask(SIG_BLOCK, &set, &before_);
-}
-
-SignalBlock::~SignalBlock() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
 
 JobOutcome run_job(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns) {
   return Supervisor(job, machine, observer, began_ns).run();

@@ -1,11 +1,9 @@
 // Supervisor: starts the processes of a job and watches over them from one epoll loop until all have ended.
 //
-// It alone decides: who is dead (pidfds), who hangs (heartbeats, by the deadline), when the run stops
-// (signals). It starts no thread and never blocks, so it can always fork, and a stopped terminal does not
-// stop training.
+// It alone decides: who is dead (pidfds), who hangs (heartbeats, by the deadline), who is replaced and from
+// which step on (recovery.h), when the run stops (signals). It starts no thread and never blocks, so it can
+// always fork, and a stopped terminal does not stop training.
 #pragma once
-
-#include <signal.h>
 
 #include <functional>
 #include <optional>
@@ -19,17 +17,13 @@
 
 namespace annulus {
 
-// Keeps SIGINT, SIGTERM, SIGHUP (unless ignored, as nohup does) and SIGTSTP from ending the process while it
-// lives: run_job takes them as requests, and afterwards they wait. May be nested.
-class SignalBlock {
- public:
-  SignalBlock();
-  ~SignalBlock();
-  SignalBlock(const SignalBlock&) = delete;
-  SignalBlock& operator=(const SignalBlock&) = delete;
-
- private:
-  sigset_t before_;
+// One recovery; times on CLOCK_MONOTONIC.
+struct RecoveryReport {
+  std::vector<int> ranks;       // that were replaced
+  int64_t known_ns = 0;         // the first death was known
+  int64_t parked_ns = 0;        // all others were out of their waits and stood still
+  int64_t released_ns = 0;      // new processes were forked, and all told to go on
+  uint32_t committed_step = 0;  // from which all go on; Versions::kNone: from the initial weights
 };
 
 // What a command wants to know of its job. All are called on the launcher's thread and must not block.
@@ -37,6 +31,7 @@ struct JobObserver {
   std::function<void(const Segment&)> started = [](const Segment&) {};  // workers are forked
   std::function<void(const StepSummary&)> step = [](const StepSummary&) {};
   std::function<void(const EvalSummary&)> evaluation = [](const EvalSummary&) {};
+  std::function<void(const RecoveryReport&)> recovered = [](const RecoveryReport&) {};
   std::function<void()> tick = [] {};  // ten times a second
   std::function<void(const std::string&)> warning = [](const std::string&) {};
 };
@@ -66,6 +61,7 @@ struct JobOutcome {
   // hang.
   int exit_code = 0;
   std::string failure;                  // which rank, why, what to do; empty: no failure
+  int64_t restarts = 0;                 // processes that were replaced
   uint32_t committed_step = 0;          // 0 also when not even the initial weights are complete
   uint64_t checksum = 0;                // of the weights after committed_step
   uint64_t descriptors = 0, bytes = 0;  // that all ranks handed over through rings

@@ -10,6 +10,7 @@
 
 #include "launcher/placement_report.h"
 #include "launcher/run_files.h"
+#include "launcher/signals.h"
 #include "launcher/supervisor.h"
 #include "launcher/terminal.h"
 #include "launcher/topology_drawing.h"

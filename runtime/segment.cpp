@@ -2,6 +2,7 @@
 
 #include <new>
 
+#include "collectives/norm_meeting.h"
 #include "telemetry/check.h"
 
 namespace annulus {
@@ -39,13 +40,19 @@ Segment::Segment(const SegmentPlan& plan, const SegmentInputs& inputs, uint64_t 
   header.state = plan.state;
   header.gradients = plan.gradients;
   header.data = plan.data;
-  versions().reset(Versions::kNone);
+  header.attempt.store(1, std::memory_order_relaxed);
+  reset_exchange(Versions::kNone);
+  header.magic.store(kSegmentMagic, std::memory_order_release);
+}
+
+void Segment::reset_exchange(uint32_t committed) const {
+  versions().reset(committed);
+  if (plan_.norms.bytes != 0) NormMeeting::reset(norms(), ranks_, committed);
   for (int from = 0; from < ranks_; ++from) {
     for (int to = 0; to < ranks_; ++to) {
-      if (plan.ring_offsets[from * ranks_ + to] != 0) ring(from, to).reset();
+      if (plan_.ring_offsets[from * ranks_ + to] != 0) ring(from, to).reset();
     }
   }
-  header.magic.store(kSegmentMagic, std::memory_order_release);
 }
 
 Versions Segment::versions() const {
@@ -71,6 +78,7 @@ ExchangeMemory Segment::exchange_memory() const {
     for (int rank = 0; rank < ranks_; ++rank) first.push_back(gradients(rank, 0, set));
   }
   memory.buffer_stride = plan_.gradient_buffer_bytes / sizeof(float);
+  memory.attempt = header().attempt.load(std::memory_order_acquire);
   memory.has_ring = [this](int from, int to) { return plan_.ring_offsets[from * ranks_ + to] != 0; };
   memory.ring = [this](int from, int to) { return ring(from, to); };
   return memory;

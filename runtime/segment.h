@@ -56,6 +56,9 @@ class Segment {
   }  // of NormMeeting; only with SegmentInputs::norms
   DatasetView data(const DatasetInfo& info) const;
 
+  // Sets all versions, and the words of the meetings for norms, to `committed` and empties the rings, with
+  // their ends free to be claimed. Only while no rank runs.
+  void reset_exchange(uint32_t committed) const;
   // Makes every rank give up the step under way: its waits throw StepAborted.
   void abort() const;
   // Wakes every rank that sleeps: something has changed in the header.

@@ -30,7 +30,7 @@
 namespace annulus {
 
 inline constexpr uint64_t kSegmentMagic = 0x31'53'55'4c'55'4e'4e'41;  // "ANNULUS1" in memory order
-inline constexpr uint32_t kSegmentVersion = 3;
+inline constexpr uint32_t kSegmentVersion = 4;
 inline constexpr int64_t kPageBytes = 4096;
 
 struct Section {
@@ -54,10 +54,12 @@ struct SegmentHeader {
   alignas(kRankSpacing) WaitControl wait;
 
   // Written by the launcher while ranks run; it wakes all of them afterwards.
-  alignas(kRankSpacing) std::atomic<uint32_t> attempt;
-  std::atomic<uint32_t> stop_requested;  // 1: end the run at the next step's end
-  std::atomic<uint32_t> data_ready;      // 1: all images are in the data section
-  std::atomic<uint32_t> dismissed;       // 1: ranks that have finished may leave
+  alignas(kRankSpacing) std::atomic<uint32_t> attempt;  // from 1; raised by each recovery (recovery.h)
+  std::atomic<uint32_t> stop_requested;                 // 1: end the run at the next step's end
+  std::atomic<uint32_t> data_ready;                     // 1: all images are in the data section
+  std::atomic<uint32_t> dismissed;                      // 1: ranks that have finished, or parked, may leave
+  // The last step whose evaluation is complete; written in recoveries alone, while all ranks stand still.
+  std::atomic<uint32_t> evaluated_step;
 
   // Written by rank 0: the run's last step. Rank 0 lowers it to step k before it publishes its first bucket
   // of step k; every rank reads it once step k is committed, so all of them stop at the same step.
@@ -68,7 +70,7 @@ static_assert(alignof(SegmentHeader) == kRankSpacing);
 
 enum class RankState : uint32_t { kStarting = 0, kReady, kTraining, kFinished, kFailed };
 
-// Written by its rank alone, save the doorbells.
+// Written by its rank alone, save the doorbells; in a recovery, while all ranks stand still, by the launcher.
 struct RankPart {
   RankControl control;
   RankControl comm_control;  // of its communication thread, if it has one
@@ -76,6 +78,7 @@ struct RankPart {
   std::atomic<RankState> state;
   std::atomic<uint32_t> pid;
   std::atomic<uint64_t> arena_address, arena_bytes;  // private memory, for reading back where its pages lie
+  std::atomic<uint32_t> step;                        // that it is in, or was in last
   std::atomic<uint64_t> descriptors, bytes;          // ExchangeCounts, as of the last finished step
   char failure[1024];  // why the rank gave up, zero-terminated; valid once state is kFailed
 

@@ -55,8 +55,9 @@ struct TrainConfig {
   int staleness = 0;                 // 1: gradients are those of the weights one update back
 
   // Around the run.
-  std::string run_dir;   // empty: runs/<date>-<model> below the working directory
-  double deadline = 10;  // seconds without a heartbeat after which a worker counts as hung
+  std::string run_dir;       // empty: runs/<date>-<model> below the working directory
+  double deadline = 10;      // seconds without a heartbeat after which a worker counts as hung
+  int64_t max_restarts = 3;  // processes replaced in 1,000 steps
   bool quiet = false;
 };
 

@@ -23,7 +23,8 @@ void prefetch(std::span<const uint8_t> image) {
 
 }  // namespace
 
-Worker::Worker(const RunPlan& run, const Segment& segment, int rank, std::function<void()> notify)
+Worker::Worker(const RunPlan& run, const Segment& segment, int rank, std::function<void()> notify,
+               uint32_t left)
     : run_(run),
       segment_(segment),
       rank_(rank),
@@ -33,26 +34,57 @@ Worker::Worker(const RunPlan& run, const Segment& segment, int rank, std::functi
       versions_(segment.versions()),
       waiter_(header_.wait, segment.controls(), rank, run.waiting),
       sum_plan_(run.segment_inputs().exchange().rank_sum(rank)),
-      data_(segment.data(run.dataset)) {
+      data_(segment.data(run.dataset)),
+      attempt_(left) {
   update_stores_.moments = store_of_moments(run.buckets.elements);
 }
 
 void Worker::run() {
   prepare();
+  for (;;) {
+    const auto released = [&] { return header_.attempt.load(std::memory_order_acquire) != attempt_; };  // Q1
+    const auto dismissed = [&] { return header_.dismissed.load(std::memory_order_acquire) != 0; };
+    waiter_.wait_parked([&] { return released() || dismissed(); });
+    if (!released()) return;
+    try {
+      join_attempt();
+      train();
+      return;
+    } catch (const StepAborted&) {
+      park();
+    }
+  }
+}
+
+void Worker::train() {
   enter(RankState::kReady);
   const auto launcher = WaitFor{Await::kLauncher, 0, 0, 0};
   waiter_.wait(launcher, [&] { return header_.data_ready.load(std::memory_order_acquire) != 0; });
   enter(RankState::kTraining);
 
-  for (uint32_t k = 1; k <= header_.last_step.load(std::memory_order_acquire); ++k) {
+  const uint32_t committed = versions_.load(rank_, 0);  // all versions are, at an attempt's begin
+  if (committed > 0 && header_.evaluated_step.load(std::memory_order_relaxed) != committed) {
+    evaluate_after(committed);
+  }
+  for (uint32_t k = committed + 1; k <= header_.last_step.load(std::memory_order_acquire); ++k) {
     if (!step(k)) break;
-    const StepImages images = run_.schedule.images(k);
-    if (evaluates_after(images)) evaluate(images.epoch + 1, k);
+    protocol_point(ProtocolPoint::kStepEnd);
+    evaluate_after(k);
   }
   finish_update();
 
   enter(RankState::kFinished);
+  protocol_point(ProtocolPoint::kDismiss);
   waiter_.wait(launcher, [&] { return header_.dismissed.load(std::memory_order_acquire) != 0; });
+}
+
+// Leaves the attempt: nothing of it is written any more.
+void Worker::park() {
+  protocol_point(ProtocolPoint::kUnwind);
+  exchange_.reset();                                                // with its thread, if it has one
+  part_.control.parked.store(attempt_, std::memory_order_release);  // P0
+  notify_();
+  protocol_point(ProtocolPoint::kPark);
 }
 
 void Worker::enter(RankState state) {
@@ -86,7 +118,15 @@ void Worker::prepare() {
            header_.gradient_sets * plan.gradient_buffers[rank_] * plan.gradient_buffer_bytes);
   populate(segment_.base(), plan.state.offset);  // header, ranks, versions, rings
   waiter_.beat();
+}
 
+// At the committed step: all versions are the same, rings are empty.
+void Worker::join_attempt() {
+  attempt_ = header_.attempt.load(std::memory_order_acquire);  // Q1
+  protocol_point(ProtocolPoint::kResume);
+  updating_step_ = 0;
+  hidden_ = {};
+  counted_ = {part_.descriptors.load(std::memory_order_relaxed), part_.bytes.load(std::memory_order_relaxed)};
   const ExchangePlan exchange = run_.segment_inputs().exchange();
   const auto sink = [this](int64_t offset, int64_t count, const float* sum) { apply(offset, count, sum); };
   // All that the optimizer updates takes part in the norm.
@@ -101,7 +141,7 @@ void Worker::prepare() {
                                                  ExchangeThread::Place{run_.comm_cpus[rank_], run_.waiting},
                                                  sink, meeting);
   }
-  write_initial_state();
+  if (versions_.load(rank_, 0) == Versions::kNone) write_initial_state();
 }
 
 void Worker::write_initial_state() {
@@ -120,13 +160,15 @@ void Worker::write_initial_state() {
     draw_initial_weights(parameter, run_.config.seed, i, blocked);
     std::copy(blocked.begin() + (own_begin - begin), blocked.begin() + (own_end - begin),
               weights + own_begin);
-    waiter_.beat();
+    protocol_point(ProtocolPoint::kInitialize);
+    progress();
   }
   for (int bucket = 0; bucket < versions_.buckets(); ++bucket) versions_.store(rank_, bucket, 0);
   waiter_.wake_all();
 }
 
 bool Worker::step(uint32_t step) {
+  part_.step.store(step, std::memory_order_relaxed);
   const int64_t begin = now_ns();
   const int64_t busy_before = exchange_->counts().busy_ns;
   const int64_t waited_before = waiter_.waited_ns();
@@ -161,6 +203,7 @@ bool Worker::step(uint32_t step) {
   // A kind of store is kept until a step both reads and writes weights that were stored so.
   if (step % (1 + 2 * run_.config.staleness) == 0) weight_store_.took(run_.buckets.elements, end - begin);
   part_.steps.push({.step = step,
+                    .attempt = attempt_,
                     .begin_ns = begin,
                     .end_ns = end,
                     .compute_ns = end - begin - comm - sync,
@@ -198,13 +241,23 @@ void Worker::finish_update() {
   exchange_->finish();
   if (hidden_.under_way()) hidden_.end(exchange_ns());
   if (meeting_) gradient_norm_ = meeting_->norm();
-  part_.descriptors.store(exchange_->counts().descriptors, std::memory_order_relaxed);
-  part_.bytes.store(exchange_->counts().bytes, std::memory_order_relaxed);
+  const ExchangeCounts& counts = exchange_->counts();
+  part_.descriptors.store(counted_.descriptors + counts.descriptors, std::memory_order_relaxed);
+  part_.bytes.store(counted_.bytes + counts.bytes, std::memory_order_relaxed);
 }
 
+// Between any two primitives: shows that this rank lives, gives up what has been aborted, and goes on with
+// the exchange.
 void Worker::progress() {
+  waiter_.beat();
+  waiter_.check_abort();
   exchange_->progress();
   if (hidden_.under_way() && exchange_->finished()) hidden_.end(exchange_ns());
+}
+
+void Worker::evaluate_after(uint32_t step) {
+  const StepImages images = run_.schedule.images(step);
+  if (evaluates_after(images)) evaluate(images.epoch + 1, step);
 }
 
 bool Worker::evaluates_after(const StepImages& images) const {
@@ -251,7 +304,7 @@ void Worker::forward(const float* weights, uint32_t version, bool wait_for_updat
     }
     for (int portion = 0; portion < network_->portions(stage); ++portion) {
       network_->forward(stage, portion, weights);
-      waiter_.beat();
+      protocol_point(ProtocolPoint::kForward);
       progress();
     }
   }
@@ -266,7 +319,7 @@ bool Worker::backward(uint32_t step, const float* weights, const RankSum::Shard&
     const int portions = network_->portions(stage);
     for (int portion = 0; portion < portions; ++portion) {
       if (!empty) network_->backward(stage, portion, weights, into);
-      waiter_.beat();
+      protocol_point(ProtocolPoint::kBackward);
       // Publish the stage's gradients before taking others' up.
       if (portion + 1 < portions) progress();
     }
@@ -292,6 +345,7 @@ void Worker::finish_bucket(uint32_t step, int bucket, const RankSum::Shard& shar
 }
 
 void Worker::apply(int64_t offset, int64_t count, const float* sum) {
+  protocol_point(ProtocolPoint::kUpdate);
   if (offset >= run_.buckets.statistics) {
     average_in(count, sum, segment_.weights_after(updating_step_ - 1) + offset,
                segment_.weights_after(updating_step_) + offset);
@@ -325,9 +379,10 @@ void Worker::evaluate(int64_t epoch, uint32_t step) {
     network_->begin({.training = false, .images = count});
     forward(weights, step, false);
     sum += network_->loss(data_.test_labels.subspan(begin, count), 0.0f);
-    waiter_.check_abort();
+    protocol_point(ProtocolPoint::kEvaluate);
   }
   part_.evaluations.push({.epoch = static_cast<uint64_t>(epoch),
+                          .attempt = attempt_,
                           .step = step,
                           .loss_units = sum.loss_units,
                           .correct = sum.correct,

@@ -1,7 +1,8 @@
 // Worker: one rank's life, from making its kernels to its last step.
 //
-// Everything that a run needs to go on lies in the segment and in the RunPlan; a worker can be replaced at
-// any time.
+// Everything that a run needs to go on lies in the segment and in the RunPlan, so a worker can be replaced at
+// any time. Its life is a series of attempts: each begins at the committed step and ends with the run, or
+// with an abort, after which the rank parks until the launcher releases it (recovery.h).
 #pragma once
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include "runtime/arena.h"
 #include "runtime/data_order.h"
 #include "runtime/optimizer_step.h"
+#include "runtime/recovery.h"
 #include "runtime/run_plan.h"
 #include "runtime/segment.h"
 
@@ -53,21 +55,28 @@ class HiddenTime {
 class Worker {
  public:
   // `run` and `segment` outlive the worker. Runs in the worker's own process, after it has been bound.
-  // `notify` tells the launcher that this rank's RankState has changed.
-  Worker(const RunPlan& run, const Segment& segment, int rank, std::function<void()> notify);
+  // `notify` tells the launcher that this rank's RankState has changed, or that it has parked. `left`: the
+  // attempt that this rank has left, as the launcher had it before the fork: the one under way is not to be
+  // joined.
+  Worker(const RunPlan& run, const Segment& segment, int rank, std::function<void()> notify,
+         uint32_t left = kNoAttempt);
 
-  // Prepares (kernels, memory, initial weights of the own slices), trains until the last step, and returns
-  // when the launcher has dismissed the rank. Throws StepAborted, StepError, UserError.
+  // Prepares (kernels, memory), trains in one attempt after the other until the last step, and returns when
+  // the launcher has dismissed the rank. Throws StepError, UserError.
   void run();
 
  private:
   void prepare();
+  void join_attempt();
+  void train();
+  void park();
   void enter(RankState state);
   void write_initial_state();
   // Each returns false where the run had ended with the step before.
   bool step(uint32_t step);
   bool admit(uint32_t step);
   bool backward(uint32_t step, const float* weights, const RankSum::Shard& shard, bool empty, bool last);
+  void evaluate_after(uint32_t step);  // if an evaluation is due
   bool evaluates_after(const StepImages& images) const;
   void progress();
   void finish_update();
@@ -96,7 +105,11 @@ class Worker {
   std::unique_ptr<Network> network_;
   Arena arena_;
   std::vector<uint8_t> labels_;
-  uint32_t updating_step_ = 0;  // whose update apply() makes; 0: none so far
+  uint32_t attempt_;  // that the rank is in, or has left
+  struct {
+    uint64_t descriptors = 0, bytes = 0;
+  } counted_;                   // handed over in earlier attempts
+  uint32_t updating_step_ = 0;  // whose update apply() makes; 0: none so far in this attempt
   OptimizerStep update_;
   std::optional<NormMeeting> meeting_;  // only with --clip
   double gradient_norm_ = 0;            // before clipping, of the last update that this rank has finished

@@ -13,7 +13,8 @@ inline constexpr double kLossUnitNats = 1.0 / (1 << 24);
 
 // One step of one rank. compute_ns + comm_ns + sync_ns = end_ns - begin_ns.
 struct StepRecord {
-  uint64_t step = 0;  // from 1
+  uint64_t step = 0;     // from 1
+  uint64_t attempt = 0;  // of the run: a step that was done again has records of several
   int64_t begin_ns = 0;
   int64_t end_ns = 0;
   int64_t compute_ns = 0;  // input, forward, loss, backward
@@ -33,8 +34,9 @@ struct StepRecord {
 
 // One evaluation of one rank's part of the test images.
 struct EvalRecord {
-  uint64_t epoch = 0;  // from 1
-  uint64_t step = 0;   // after which it was made
+  uint64_t epoch = 0;    // from 1
+  uint64_t attempt = 0;  // as StepRecord's
+  uint64_t step = 0;     // after which it was made
   int64_t loss_units = 0;
   int64_t correct = 0;
   int64_t images = 0;

@@ -17,6 +17,19 @@ double StepAggregator::Sums::mean_loss() const {
   return static_cast<double>(loss_units) * kLossUnitNats / static_cast<double>(images);
 }
 
+template <typename Record>
+StepAggregator::Sums* StepAggregator::sums_for(std::map<uint64_t, Sums>& open, uint64_t handed_on,
+                                               uint64_t key, const Record& record) {
+  if (key <= handed_on) return nullptr;
+  Sums& sums = open[key];
+  if (record.attempt < sums.attempt) return nullptr;
+  if (record.attempt > sums.attempt) {
+    sums = {};
+    sums.attempt = record.attempt;
+  }
+  return &sums;
+}
+
 template <typename Ring, typename Add>
 void StepAggregator::drain(const Ring& ring, uint64_t& next, Add add) {
   const uint64_t written = ring.written();
@@ -47,7 +60,9 @@ void StepAggregator::poll(const std::function<void(const StepSummary&)>& on_step
     drain(steps_(rank), next_step_[rank], [&](const StepRing& ring, uint64_t n) {
       StepRecord record;
       if (!ring.read(n, record)) return false;
-      Sums& sums = open_steps_[record.step];
+      Sums* const open = sums_for(open_steps_, last_step_, record.step, record);
+      if (open == nullptr) return true;
+      Sums& sums = *open;
       ++sums.ranks;
       StepSummary& step = sums.step;
       step.step = record.step;
@@ -70,7 +85,9 @@ void StepAggregator::poll(const std::function<void(const StepSummary&)>& on_step
     drain(evaluations_(rank), next_evaluation_[rank], [&](const EvalRing& ring, uint64_t n) {
       EvalRecord record;
       if (!ring.read(n, record)) return false;
-      Sums& sums = open_evaluations_[record.epoch];
+      Sums* const open = sums_for(open_evaluations_, last_evaluation_, record.epoch, record);
+      if (open == nullptr) return true;
+      Sums& sums = *open;
       ++sums.ranks;
       sums.evaluation.epoch = record.epoch;
       sums.evaluation.step = record.step;
@@ -84,10 +101,13 @@ void StepAggregator::poll(const std::function<void(const StepSummary&)>& on_step
   emit_whole(open_steps_, [&](Sums& sums) {
     sums.step.images = sums.images;
     sums.step.loss = sums.mean_loss();
+    last_step_ = sums.step.step;
     on_step(sums.step);
   });
   emit_whole(open_evaluations_, [&](Sums& sums) {
     sums.evaluation.images = sums.images;
+    last_evaluation_ = sums.evaluation.epoch;
+    evaluated_step_ = sums.evaluation.step;
     sums.evaluation.loss = sums.mean_loss();
     sums.evaluation.accuracy = sums.images > 0 ? static_cast<double>(sums.correct) / sums.images : 0;
     on_evaluation(sums.evaluation);

@@ -34,7 +34,8 @@ struct EvalSummary {
   int64_t images = 0;
 };
 
-// Reads rings of records from where it stopped the last time. `Source` is called with a rank.
+// Reads rings of records from where it stopped the last time. `Source` is called with a rank. What was done
+// again in a later attempt counts once, as it was done last.
 class StepAggregator {
  public:
   using StepSource = std::function<const StepRing&(int rank)>;
@@ -47,17 +48,24 @@ class StepAggregator {
   void poll(const std::function<void(const StepSummary&)>& on_step,
             const std::function<void(const EvalSummary&)>& on_evaluation);
 
+  // The last step whose evaluation all ranks have finished; 0: none yet.
+  uint64_t evaluated_step() const { return evaluated_step_; }
   uint64_t lost() const { return lost_; }  // records that were overwritten before they were read
 
  private:
-  // Sums of one step or evaluation over the ranks that have been read.
+  // Sums of one step or evaluation in one attempt over the ranks that have been read.
   struct Sums {
+    uint64_t attempt = 0;
     int ranks = 0;
     StepSummary step;
     EvalSummary evaluation;
     int64_t loss_units = 0, images = 0, correct = 0, not_finite = 0, longest_compute = -1;
     double mean_loss() const;
   };
+  // Where a record belongs; null where it has been handed on already, or a later attempt's is there.
+  template <typename Record>
+  static Sums* sums_for(std::map<uint64_t, Sums>& open, uint64_t handed_on, uint64_t key,
+                        const Record& record);
   template <typename Ring, typename Add>
   void drain(const Ring& ring, uint64_t& next, Add add);
   // Hands on, in order, what all ranks have finished. What lost a rank's record is never whole: it is dropped
@@ -70,6 +78,8 @@ class StepAggregator {
   EvalSource evaluations_;
   std::vector<uint64_t> next_step_, next_evaluation_;  // per rank
   std::map<uint64_t, Sums> open_steps_, open_evaluations_;
+  uint64_t last_step_ = 0, last_evaluation_ = 0;  // step and epoch that were handed on last
+  uint64_t evaluated_step_ = 0;
   uint64_t lost_ = 0;
 };
 

@@ -1,0 +1,44 @@
+#include "runtime/recovery.h"
+
+#include "telemetry/check.h"
+
+namespace annulus {
+
+void Recovery::begin() {
+  under_way_ = true;
+  segment_.abort();
+}
+
+bool Recovery::all_parked(const std::vector<bool>& dead) const {
+  for (int rank = 0; rank < segment_.ranks(); ++rank) {
+    if (dead[rank]) continue;
+    if (segment_.rank(rank).control.parked.load(std::memory_order_acquire) != attempt()) return false;  // P1
+  }
+  return true;
+}
+
+uint32_t Recovery::rewind(const std::vector<bool>& dead, uint32_t evaluated) {
+  CHECK(under_way_ && all_parked(dead));
+  SegmentHeader& header = segment_.header();
+  const uint32_t committed = segment_.versions().committed();
+  segment_.reset_exchange(committed);
+  header.evaluated_step.store(evaluated, std::memory_order_relaxed);
+  for (int rank = 0; rank < segment_.ranks(); ++rank) {
+    RankPart& part = segment_.rank(rank);
+    part.state.store(RankState::kStarting, std::memory_order_relaxed);
+    if (dead[rank]) part.control.parked.store(attempt(), std::memory_order_relaxed);
+  }
+  return committed;
+}
+
+uint32_t Recovery::attempt() const { return segment_.header().attempt.load(std::memory_order_relaxed); }
+
+void Recovery::release() {
+  SegmentHeader& header = segment_.header();
+  under_way_ = false;
+  header.wait.abort.store(0, std::memory_order_release);
+  header.attempt.fetch_add(1, std::memory_order_release);  // Q0
+  segment_.wake_all();
+}
+
+}  // namespace annulus
