@@ -3,7 +3,8 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/adam.cpp"
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
-#include <hwy/highway.h>
+
+#include "kernels/elements-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace annulus::HWY_NAMESPACE {
@@ -21,23 +22,16 @@ void adam(const AdamStep& step, int64_t n, const float* gradient, const float* o
   const auto decay = hn::Set(d, step.decay), keep = hn::Set(d, step.keep);
   const auto epsilon = hn::Set(d, step.epsilon), root_scale = hn::Set(d, step.root_scale);
   const auto rate = hn::Set(d, step.rate);
-  const auto put = [&]<Store kStore>(hn::Vec<decltype(d)> v, float* to) {
-    if constexpr (kStore == Store::kStreaming) {
-      hn::Stream(v, d, to);
-    } else {
-      hn::Store(v, d, to);
-    }
-  };
   for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
     const auto w = hn::Load(d, old_weights + i);
     const auto g = hn::Add(hn::Load(d, gradient + i), hn::Mul(decay, w));
     const auto m = hn::Add(hn::Mul(beta1, hn::Load(d, old_first + i)), hn::Mul(rest1, g));
     const auto v = hn::Add(hn::Mul(beta2, hn::Load(d, old_second + i)), hn::Mul(rest2, hn::Mul(g, g)));
-    put.template operator()<kMoments>(m, new_first + i);
-    put.template operator()<kMoments>(v, new_second + i);
+    put<kMoments>(m, d, new_first + i);
+    put<kMoments>(v, d, new_second + i);
     const auto denominator = hn::Add(hn::Mul(hn::Sqrt(v), root_scale), epsilon);
     const auto move = hn::Div(hn::Mul(rate, m), denominator);
-    put.template operator()<kWeights>(hn::Sub(hn::Mul(keep, w), move), new_weights + i);
+    put<kWeights>(hn::Sub(hn::Mul(keep, w), move), d, new_weights + i);
   }
 }
 

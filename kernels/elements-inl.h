@@ -20,6 +20,7 @@
 
 #include "kernels/data_type.h"
 #include "kernels/rows.h"
+#include "kernels/store.h"
 #include "telemetry/check.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -85,6 +86,16 @@ HWY_INLINE void store_exact(hn::Vec<D> v, D d, float* to) {
 template <class D>
 HWY_INLINE void store_exact(hn::Vec<D> v, D d, Bf16* to) {
   store_upper_half(hn::BitCast(hn::Rebind<uint32_t, D>(), v), d, to);
+}
+
+// Streaming needs a place at a multiple of the vector's size.
+template <Store kStore, class D>
+HWY_INLINE void put(hn::Vec<D> v, D d, float* to) {
+  if constexpr (kStore == Store::kStreaming) {
+    hn::Stream(v, d, to);
+  } else {
+    hn::StoreU(v, d, to);
+  }
 }
 
 // max(v, 0), where NaN stays NaN.

@@ -48,7 +48,7 @@ class Network::Impl {
     plan_.library = onednn::library_name();
     plan_.stages = staging_.stages;
     needs_gradient_ = needs_gradient(spec_);
-    count_readers();
+    readers_ = readers_of(spec_);
     make_layers();
     rooms_ = plan_rooms(spec_, staging_, room_needs());
     plan_.arena_bytes = rooms_.arena_bytes;
@@ -129,14 +129,6 @@ class Network::Impl {
   std::vector<KernelTime>& times() { return times_; }
 
  private:
-  void count_readers() {
-    readers_.resize(count() + 1);
-    for (int k = 0; k < count(); ++k) {
-      ++readers_[input_of(spec_, k)];
-      if (spec_.layers[k].addend != kNoActivation) ++readers_[spec_.layers[k].addend];
-    }
-  }
-
   void make_layers() {
     activations_.push_back(
         onednn::make_desc({plan_.batch, spec_.input.channels, spec_.input.height, spec_.input.width},
@@ -197,9 +189,9 @@ class Network::Impl {
   // Whether layer k is max pooling of what a convolution with a ReLU makes for it alone.
   bool masks_for_layer_before(int k) const {
     const int input = input_of(spec_, k);
-    if (spec_.layers[k].kind != LayerKind::kMaxPool || input == 0 || readers_[input] != 1) return false;
+    if (spec_.layers[k].kind != LayerKind::kMaxPool || input == 0) return false;
     const LayerSpec& before = spec_.layers[input - 1];
-    return input == k && before.relu && before.kind == LayerKind::kConvolution;
+    return input == k && readers_[input].size() == 1 && before.relu && before.kind == LayerKind::kConvolution;
   }
 
   RoomNeeds room_needs() const {
@@ -310,7 +302,7 @@ class Network::Impl {
   std::vector<int> stage_of_;              // per layer
   std::vector<int> parameters_before_;     // parameters of the layers before layer k
   std::vector<bool> needs_gradient_;       // per activation
-  std::vector<int> readers_;               // per activation
+  std::vector<std::vector<int>> readers_;  // per activation
   std::vector<onednn::Desc> activations_;  // of the whole batch
   std::vector<std::size_t> first_joined_;  // per layer: the first part of its gradient that it does not join
   std::vector<int> join_kernel_;           // per layer: number in the plan

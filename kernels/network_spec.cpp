@@ -55,6 +55,16 @@ int input_of(const NetworkSpec& spec, int index) {
   return input == kPreviousActivation ? index : input;
 }
 
+std::vector<std::vector<int>> readers_of(const NetworkSpec& spec) {
+  std::vector<std::vector<int>> readers(spec.layers.size() + 1);
+  for (int index = 0; index < static_cast<int>(spec.layers.size()); ++index) {
+    readers[input_of(spec, index)].push_back(index);
+    const int addend = spec.layers[index].addend;
+    if (addend != kNoActivation) readers[addend].push_back(index);
+  }
+  return readers;
+}
+
 std::vector<bool> needs_gradient(const NetworkSpec& spec) {
   std::vector<bool> needed{false};
   for (int index = 0; index < static_cast<int>(spec.layers.size()); ++index) {

@@ -54,6 +54,9 @@ int stride_of(const LayerSpec& layer);
 // The activation that layer `index` reads.
 int input_of(const NetworkSpec& spec, int index);
 
+// Per activation, the layers that read it, in order; twice where a layer adds its own input.
+std::vector<std::vector<int>> readers_of(const NetworkSpec& spec);
+
 // Per activation, whether a layer before it has parameters, so that its gradient is of use.
 std::vector<bool> needs_gradient(const NetworkSpec& spec);
 

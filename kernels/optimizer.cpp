@@ -5,7 +5,8 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/optimizer.cpp"
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
-#include <hwy/highway.h>
+
+#include "kernels/elements-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace annulus::HWY_NAMESPACE {
@@ -20,22 +21,15 @@ void update(const SgdStep& step, int64_t n, const float* gradient, const float* 
   const auto rate = hn::Set(d, step.learning_rate);
   const auto momentum = hn::Set(d, step.momentum);
   const auto decay = hn::Set(d, step.weight_decay);
-  const auto put = [&]<Store kStore>(hn::Vec<decltype(d)> v, float* to) {
-    if constexpr (kStore == Store::kStreaming) {
-      hn::Stream(v, d, to);
-    } else {
-      hn::Store(v, d, to);
-    }
-  };
   for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
     const auto w = hn::Load(d, old_weights + i);
     auto direction = hn::Add(hn::Load(d, gradient + i), hn::Mul(decay, w));
     if constexpr (kMomentum) {
       const auto m = hn::Add(hn::Mul(momentum, hn::Load(d, old_moments + i)), direction);
-      put.template operator()<kMoments>(m, new_moments + i);
+      put<kMoments>(m, d, new_moments + i);
       direction = kNesterov ? hn::Add(direction, hn::Mul(momentum, m)) : m;
     }
-    put.template operator()<kWeights>(hn::Sub(w, hn::Mul(rate, direction)), new_weights + i);
+    put<kWeights>(hn::Sub(w, hn::Mul(rate, direction)), d, new_weights + i);
   }
 }
 

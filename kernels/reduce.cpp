@@ -49,24 +49,17 @@ HWY_INLINE hn::Vec<F32> tree(F32 d, const float* const* src, int64_t i) {
   }
 }
 
-template <ReduceOp op, int k, bool two, bool streaming>
+template <ReduceOp op, int k, bool two, Store kStore>
 void run(int64_t n, std::span<const float* const> sources, float* out, float* also) {
   const F32 d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const float* src[k];
   std::copy(sources.begin(), sources.end(), src);
-  const auto put = [&](hn::Vec<F32> v, float* to) {
-    if constexpr (streaming) {
-      hn::Stream(v, d, to);
-    } else {
-      hn::StoreU(v, d, to);
-    }
-  };
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
     const auto v = tree<op, k>(d, src, i);
-    put(v, out + i);
-    if constexpr (two) put(v, also + i);
+    put<kStore>(v, d, out + i);
+    if constexpr (two) put<kStore>(v, d, also + i);
   }
   for (; i < n; ++i) {
     const float x = combine_one<op>(sources, i);
@@ -79,8 +72,10 @@ template <ReduceOp op, int k>
 void pick_store(int64_t n, std::span<const float* const> src, float* out, float* also, Store store) {
   const auto aligned = [](const float* p) { return reinterpret_cast<uintptr_t>(p) % 64 == 0; };
   const bool streaming = store == Store::kStreaming && aligned(out) && (also == nullptr || aligned(also));
-  const auto go = also != nullptr ? (streaming ? &run<op, k, true, true> : &run<op, k, true, false>)
-                                  : (streaming ? &run<op, k, false, true> : &run<op, k, false, false>);
+  constexpr Store kCached = Store::kCached, kStreaming = Store::kStreaming;
+  const auto go = also != nullptr
+                      ? (streaming ? &run<op, k, true, kStreaming> : &run<op, k, true, kCached>)
+                      : (streaming ? &run<op, k, false, kStreaming> : &run<op, k, false, kCached>);
   go(n, src, out, also);
 }
 

@@ -17,14 +17,13 @@ struct Life {
 class RoomPlanner {
  public:
   RoomPlanner(const NetworkSpec& spec, const Staging& staging, const RoomNeeds& needs)
-      : spec_(spec), staging_(staging), needs_(needs), count_(static_cast<int>(spec.layers.size())) {
+      : spec_(spec),
+        staging_(staging),
+        needs_(needs),
+        count_(static_cast<int>(spec.layers.size())),
+        readers_(readers_of(spec)) {
     for (int stage = 0; stage < static_cast<int>(staging.stages.size()); ++stage) {
       stage_of_.insert(stage_of_.end(), staging.stages[stage].layers, stage);
-    }
-    readers_.resize(count_ + 1);
-    for (int layer = 0; layer < count_; ++layer) {
-      readers_[input_of(spec_, layer)].push_back(layer);
-      if (addend(layer) != kNoActivation) readers_[addend(layer)].push_back(layer);
     }
   }
 
@@ -160,10 +159,10 @@ class RoomPlanner {
   const Staging& staging_;
   const RoomNeeds& needs_;
   const int count_;
-  std::vector<int> stage_of_;              // per layer
-  std::vector<std::vector<int>> readers_;  // layers that read an activation
-  std::vector<Life> gradient_lives_;       // per room of plan_.gradients
-  std::vector<int> gradient_of_;           // the activation that it was first made for
+  const std::vector<std::vector<int>> readers_;  // per activation
+  std::vector<int> stage_of_;                    // per layer
+  std::vector<Life> gradient_lives_;             // per room of plan_.gradients
+  std::vector<int> gradient_of_;                 // the activation that it was first made for
   RoomPlan plan_;
   std::vector<Room*> rooms_;
   std::vector<ArenaBuffer> buffers_;

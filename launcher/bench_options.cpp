@@ -17,7 +17,11 @@ void add_ranks_and_output(OptionTable& table, const OptionTable& train, bool& js
   table.bare_switch("json", json, "JSON objects, one a line, in place of text");
 }
 
-void add_data_shape(OptionTable& table, std::string& shape) {
+// What benchmarks of training have in common.
+void add_network(OptionTable& table, const OptionTable& train, std::string& shape) {
+  table.section("What is measured");
+  table.take(train,
+             {"model", "stem", "precision", "precision-fallback", "tune", "convolutions", "optimizer"});
   table.choice("data-shape", shape, {"auto", "1x28x28", "3x32x32", "3x224x224"},
                "channels, height and width of an image; auto: 1x28x28 for mlp, 3x32x32 for others");
 }
@@ -68,10 +72,7 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
   const OptionTable train = train_table(options.config, config_file);
   OptionTable table("annulus bench train",
                     "Measures training steps on synthetic data that is already in memory.");
-  table.section("What is measured");
-  table.take(train,
-             {"model", "stem", "precision", "precision-fallback", "tune", "convolutions", "optimizer"});
-  add_data_shape(table, options.data_shape);
+  add_network(table, train, options.data_shape);
   table.whole("batch-per-worker", "B", options.batch_per_worker, 1, kMostImages / kMostWorkers,
               "images of one step per worker");
   table.take(train, {"steps", "bucket-mb", "algorithm", "staleness", "comm-thread"});
@@ -94,10 +95,7 @@ BenchLayersOptions parse_bench_layers(int argc, const char* const* argv) {
   const OptionTable train = train_table(options.config, config_file);
   OptionTable table("annulus bench layers",
                     "Measures the kernels of one worker's training step, in the step and alone.");
-  table.section("What is measured");
-  table.take(train,
-             {"model", "stem", "precision", "precision-fallback", "tune", "convolutions", "optimizer"});
-  add_data_shape(table, options.data_shape);
+  add_network(table, train, options.data_shape);
   table.whole("batch", "B", options.config.batch_size, 1, kMostImages, "images of one step");
   table.take(train, {"steps"});
   table.section("On which cores");

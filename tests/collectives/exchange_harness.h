@@ -3,12 +3,15 @@
 // promised.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <functional>
 #include <memory>
 #include <new>
 #include <optional>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -16,6 +19,7 @@
 #include "collectives/exchange_thread.h"
 #include "collectives/norm_meeting.h"
 #include "kernels/reduce.h"
+#include "tests/collectives/tree_domains.h"
 
 namespace annulus {
 
@@ -159,6 +163,29 @@ class Box {
   std::vector<Seen> seen_;
   std::vector<Memory> rings_;
 };
+
+// One way to exchange.
+struct ExchangeCase {
+  Algorithm algorithm;
+  int ranks;
+  int64_t shards;
+  int domains = 1;
+  Box::Threads threads = Box::Threads::kOne;
+
+  ExchangePlan plan(std::vector<BucketExtent> buckets) const {
+    return {algorithm, ranks, shards, std::move(buckets), tree_domains(ranks, shards, domains)};
+  }
+  // For names of tests.
+  std::string name() const {
+    return fmt::format("{}_{}_ranks_{}_shards_{}_domains{}", to_string(algorithm), ranks, shards, domains,
+                       threads == Box::Threads::kOne ? "" : "_on_own_threads");
+  }
+};
+
+// Buckets with fewer blocks than ranks, as many, and more: some slices are empty.
+inline std::vector<BucketExtent> uneven_buckets(int ranks) {
+  return {{0, 1}, {kBlockElements, ranks}, {(1 + ranks) * kBlockElements, 2 * ranks + 1}};
+}
 
 // A cheap hash as gradient, so that every element of every shard and step differs and sums round.
 inline float gradient(uint32_t step, int64_t shard, int64_t i) {

@@ -1,6 +1,5 @@
 #include "collectives/exchange.h"
 
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -12,25 +11,11 @@
 namespace annulus {
 namespace {
 
-struct Case {
-  Algorithm algorithm;
-  int ranks;
-  int64_t shards;
-  int domains = 1;
-  Box::Threads threads = Box::Threads::kOne;
-
-  ExchangePlan plan(std::vector<BucketExtent> buckets) const {
-    return {algorithm, ranks, shards, std::move(buckets), tree_domains(ranks, shards, domains)};
-  }
-};
-
-class ExchangeOf : public testing::TestWithParam<Case> {};
+class ExchangeOf : public testing::TestWithParam<ExchangeCase> {};
 
 TEST_P(ExchangeOf, sums_every_element_in_the_promised_order_for_several_steps) {
   const int ranks = GetParam().ranks;
-  // Buckets with fewer blocks than ranks, as many, and more: some slices are empty.
-  Box box(GetParam().plan({{0, 1}, {kBlockElements, ranks}, {(1 + ranks) * kBlockElements, 2 * ranks + 1}}),
-          Box::kWaiting, 1, GetParam().threads);
+  Box box(GetParam().plan(uneven_buckets(ranks)), Box::kWaiting, 1, GetParam().threads);
   std::atomic<int> wrong{0};
   box.run([&](int rank, Waiter& waiter, StepExchange& exchange) {
     for (uint32_t step = 1; step <= 4; ++step) {
@@ -53,8 +38,7 @@ TEST_P(ExchangeOf, sums_as_promised_while_the_next_step_computes) {
   const int ranks = GetParam().ranks;
   constexpr int kSets = 2;
   constexpr uint32_t kSteps = 6;
-  Box box(GetParam().plan({{0, 1}, {kBlockElements, ranks}, {(1 + ranks) * kBlockElements, 2 * ranks + 1}}),
-          Box::kWaiting, kSets, GetParam().threads);
+  Box box(GetParam().plan(uneven_buckets(ranks)), Box::kWaiting, kSets, GetParam().threads);
   std::atomic<int> wrong{0};
   const auto check = [&](int rank, uint32_t step) {
     for (const BucketExtent& extent : box.buckets()) {
@@ -77,8 +61,8 @@ TEST_P(ExchangeOf, sums_as_promised_while_the_next_step_computes) {
   EXPECT_EQ(box.versions().committed(), kSteps);
 }
 
-std::vector<Case> cases() {
-  std::vector<Case> cases;
+std::vector<ExchangeCase> cases() {
+  std::vector<ExchangeCase> cases;
   for (const int ranks : {1, 2, 3, 4, 5}) {
     for (const int64_t shards : {int64_t{ranks}, int64_t{ranks + 2}, int64_t{12}}) {
       cases.push_back({Algorithm::kDirect, ranks, shards});
@@ -103,16 +87,13 @@ std::vector<Case> cases() {
   return cases;
 }
 
-INSTANTIATE_TEST_SUITE_P(AllAlgorithms, ExchangeOf, testing::ValuesIn(cases()), [](const auto& info) {
-  return fmt::format("{}_{}_ranks_{}_shards_{}_domains{}", to_string(info.param.algorithm), info.param.ranks,
-                     info.param.shards, info.param.domains,
-                     info.param.threads == Box::Threads::kOne ? "" : "_on_own_threads");
-});
+INSTANTIATE_TEST_SUITE_P(AllAlgorithms, ExchangeOf, testing::ValuesIn(cases()),
+                         [](const auto& info) { return info.param.name(); });
 
 constexpr Box::Threads kBoth[] = {Box::Threads::kOne, Box::Threads::kTwo};
 
 // One of each way, with the largest number of domains that `ranks` allow.
-std::vector<Case> ways(int ranks, int64_t shards) {
+std::vector<ExchangeCase> ways(int ranks, int64_t shards) {
   int domains = 1;
   while (2 * domains <= ranks && !tree_domains(ranks, shards, 2 * domains).empty()) domains *= 2;
   return {{Algorithm::kDirect, ranks, shards},
@@ -123,7 +104,7 @@ std::vector<Case> ways(int ranks, int64_t shards) {
 
 TEST(Exchange, hierarchical_has_the_bits_of_direct_for_every_number_of_domains) {
   for (const auto& [ranks, shards] : {std::pair{2, 6}, {3, 5}, {4, 12}, {6, 6}, {8, 16}}) {
-    Box direct(Case{Algorithm::kDirect, ranks, shards}.plan({{0, 2 * ranks + 1}}));
+    Box direct(ExchangeCase{Algorithm::kDirect, ranks, shards}.plan({{0, 2 * ranks + 1}}));
     const auto run = [](Box& box) {
       box.run(
           [&](int rank, Waiter& waiter, StepExchange& exchange) { do_step(box, rank, 1, waiter, exchange); });
@@ -131,7 +112,7 @@ TEST(Exchange, hierarchical_has_the_bits_of_direct_for_every_number_of_domains) 
     run(direct);
     for (int domains = 1; domains <= ranks; domains *= 2) {
       if (tree_domains(ranks, shards, domains).empty()) continue;
-      Box box(Case{Algorithm::kHierarchical, ranks, shards, domains}.plan({{0, 2 * ranks + 1}}));
+      Box box(ExchangeCase{Algorithm::kHierarchical, ranks, shards, domains}.plan({{0, 2 * ranks + 1}}));
       run(box);
       EXPECT_EQ(std::memcmp(direct.result(), box.result(), direct.elements() * sizeof(float)), 0)
           << ranks << " ranks, " << shards << " shards, " << domains << " domains";
@@ -141,7 +122,7 @@ TEST(Exchange, hierarchical_has_the_bits_of_direct_for_every_number_of_domains) 
 
 TEST(Exchange, works_where_some_ranks_own_nothing_and_have_no_ring) {
   for (const int ranks : {2, 3, 5}) {
-    for (const Case& way : ways(ranks, ranks)) {
+    for (const ExchangeCase& way : ways(ranks, ranks)) {
       Box box(way.plan({{0, 1}, {kBlockElements, 1}}));
       box.run([&](int rank, Waiter& waiter, StepExchange& exchange) {
         for (uint32_t step = 1; step <= 3; ++step) do_step(box, rank, step, waiter, exchange);
@@ -155,7 +136,7 @@ TEST(Exchange, works_where_some_ranks_own_nothing_and_have_no_ring) {
 }
 
 TEST(Exchange, a_rank_that_has_done_its_part_leaves_the_next_steps_descriptors_alone) {
-  for (const Case& way : ways(2, 2)) {
+  for (const ExchangeCase& way : ways(2, 2)) {
     Box box(way.plan({{0, 4}}));
     std::atomic<bool> ahead{false};
     box.run([&](int rank, Waiter&, StepExchange& exchange) {
@@ -183,8 +164,8 @@ TEST(Exchange, a_rank_that_has_done_its_part_leaves_the_next_steps_descriptors_a
 
 TEST(Exchange, ring_equals_direct_for_two_ranks_with_one_whole_subtree_each) {
   for (const int64_t shards : {2, 4, 12}) {
-    Box direct(Case{Algorithm::kDirect, 2, shards}.plan({{0, 5}}));
-    Box ring(Case{Algorithm::kRing, 2, shards}.plan({{0, 5}}));
+    Box direct(ExchangeCase{Algorithm::kDirect, 2, shards}.plan({{0, 5}}));
+    Box ring(ExchangeCase{Algorithm::kRing, 2, shards}.plan({{0, 5}}));
     for (Box* box : {&direct, &ring}) {
       box->run([&](int rank, Waiter& waiter, StepExchange& exchange) {
         do_step(*box, rank, 1, waiter, exchange);
@@ -194,7 +175,7 @@ TEST(Exchange, ring_equals_direct_for_two_ranks_with_one_whole_subtree_each) {
   }
 }
 
-void leave_early(const Case& way, Box::Threads threads) {
+void leave_early(const ExchangeCase& way, Box::Threads threads) {
   // Without spins the communication threads are asleep when the abort comes.
   Box box(way.plan({{0, 8}, {8 * kBlockElements, 8}}), {.spin_ns = 0, .deadline_ns = 20'000'000'000}, 1,
           threads);
@@ -223,13 +204,13 @@ void leave_early(const Case& way, Box::Threads threads) {
 }
 
 TEST(Exchange, a_rank_that_leaves_early_hangs_nobody_once_the_launcher_aborts) {
-  for (const Case& way : ways(4, 4)) {
+  for (const ExchangeCase& way : ways(4, 4)) {
     for (const Box::Threads threads : kBoth) leave_early(way, threads);
   }
 }
 
 TEST(Exchange, a_descriptor_of_another_step_ends_the_step_with_both_ranks_named) {
-  for (const Case& way : ways(2, 2)) {
+  for (const ExchangeCase& way : ways(2, 2)) {
     for (const Box::Threads threads : kBoth) {
       Box box(way.plan({{0, 4}}), Box::kWaiting, 1, threads);
       std::string message;
@@ -252,7 +233,7 @@ TEST(Exchange, a_descriptor_of_another_step_ends_the_step_with_both_ranks_named)
 }
 
 TEST(ExchangeThread, sums_while_the_compute_threads_do_other_things) {
-  for (const Case& way : ways(3, 5)) {
+  for (const ExchangeCase& way : ways(3, 5)) {
     Box box(way.plan({{0, 4}, {4 * kBlockElements, 3}}), Box::kWaiting, 1, Box::Threads::kTwo);
     box.run([&](int rank, Waiter&, StepExchange& exchange) {
       exchange.begin(1);
@@ -270,7 +251,7 @@ TEST(ExchangeThread, sums_while_the_compute_threads_do_other_things) {
 }
 
 TEST(ExchangeThread, leaves_at_once_when_its_worker_does) {
-  Box box(Case{Algorithm::kDirect, 2, 2}.plan({{0, 4}}), Box::kWaiting, 1, Box::Threads::kTwo);
+  Box box(ExchangeCase{Algorithm::kDirect, 2, 2}.plan({{0, 4}}), Box::kWaiting, 1, Box::Threads::kTwo);
   box.run([&](int rank, Waiter&, StepExchange& exchange) {
     exchange.begin(1);
     if (rank == 0) exchange.publish();  // what it waits for never comes
@@ -279,7 +260,7 @@ TEST(ExchangeThread, leaves_at_once_when_its_worker_does) {
 }
 
 TEST(ExchangeThread, counts_what_was_not_hidden_as_communication_and_the_rest_as_waiting) {
-  Box box(Case{Algorithm::kDirect, 2, 2}.plan({{0, 64}}), Box::kWaiting, 1, Box::Threads::kTwo);
+  Box box(ExchangeCase{Algorithm::kDirect, 2, 2}.plan({{0, 64}}), Box::kWaiting, 1, Box::Threads::kTwo);
   box.run([&](int rank, Waiter& waiter, StepExchange& exchange) {
     const int64_t begin = now_ns();
     do_step(box, rank, 1, waiter, exchange);
@@ -292,7 +273,7 @@ TEST(ExchangeThread, counts_what_was_not_hidden_as_communication_and_the_rest_as
 }
 
 TEST(Exchange, counts_descriptors_and_bytes) {
-  Box box(Case{Algorithm::kDirect, 3, 3}.plan({{0, 3}, {3 * kBlockElements, 6}}));
+  Box box(ExchangeCase{Algorithm::kDirect, 3, 3}.plan({{0, 3}, {3 * kBlockElements, 6}}));
   box.run([&](int rank, Waiter& waiter, StepExchange& exchange) {
     do_step(box, rank, 1, waiter, exchange);
     EXPECT_EQ(exchange.counts().descriptors, 4u);  // two peers, two buckets

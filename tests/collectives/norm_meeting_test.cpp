@@ -1,7 +1,6 @@
 // Exchanges in two passes: sums, a meeting of all ranks for their norm, and only then the sink.
 #include "collectives/norm_meeting.h"
 
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -13,23 +12,6 @@
 
 namespace annulus {
 namespace {
-
-struct Case {
-  Algorithm algorithm;
-  int ranks;
-  int64_t shards;
-  int domains = 1;
-  Box::Threads threads = Box::Threads::kOne;
-
-  ExchangePlan plan(std::vector<BucketExtent> buckets) const {
-    return {algorithm, ranks, shards, std::move(buckets), tree_domains(ranks, shards, domains)};
-  }
-};
-
-// Buckets with fewer blocks than ranks, as many, and more: some slices are empty.
-std::vector<BucketExtent> uneven_buckets(int ranks) {
-  return {{0, 1}, {kBlockElements, ranks}, {(1 + ranks) * kBlockElements, 2 * ranks + 1}};
-}
 
 int owner_of(const Box& box, const BucketExtent& bucket, int64_t block) {
   int owner = 0;
@@ -57,7 +39,7 @@ double promised_norm(uint32_t step, const Box& box, ShardRange part) {
   return std::sqrt(sum);
 }
 
-class MeetingOf : public testing::TestWithParam<Case> {
+class MeetingOf : public testing::TestWithParam<ExchangeCase> {
  protected:
   static void check(const Box& box, int rank, uint32_t step, std::atomic<int>& wrong) {
     for (const BucketExtent& extent : box.buckets()) {
@@ -101,8 +83,8 @@ TEST_P(MeetingOf, hands_on_promised_sums_with_their_norm_while_the_next_step_com
   EXPECT_EQ(box.versions().committed(), 4u);
 }
 
-std::vector<Case> cases() {
-  std::vector<Case> cases;
+std::vector<ExchangeCase> cases() {
+  std::vector<ExchangeCase> cases;
   for (const Box::Threads threads : {Box::Threads::kOne, Box::Threads::kTwo}) {
     for (const auto& [ranks, shards] : {std::pair{1, 3}, {2, 2}, {3, 7}, {4, 8}}) {
       cases.push_back({Algorithm::kDirect, ranks, shards, 1, threads});
@@ -116,17 +98,14 @@ std::vector<Case> cases() {
   return cases;
 }
 
-INSTANTIATE_TEST_SUITE_P(AllAlgorithms, MeetingOf, testing::ValuesIn(cases()), [](const auto& info) {
-  return fmt::format("{}_{}_ranks_{}_shards_{}_domains{}", to_string(info.param.algorithm), info.param.ranks,
-                     info.param.shards, info.param.domains,
-                     info.param.threads == Box::Threads::kOne ? "" : "_on_own_threads");
-});
+INSTANTIATE_TEST_SUITE_P(AllAlgorithms, MeetingOf, testing::ValuesIn(cases()),
+                         [](const auto& info) { return info.param.name(); });
 
 TEST(NormMeeting, has_the_same_bits_on_any_number_of_ranks) {
   double expected = 0;
   for (const int ranks : {1, 2, 3, 4}) {
-    Box box(Case{Algorithm::kDirect, ranks, 12}.plan({{0, 5}, {5 * kBlockElements, 4}}), Box::kWaiting, 1,
-            Box::Threads::kOne, Box::Meets::kYes);
+    Box box(ExchangeCase{Algorithm::kDirect, ranks, 12}.plan({{0, 5}, {5 * kBlockElements, 4}}),
+            Box::kWaiting, 1, Box::Threads::kOne, Box::Meets::kYes);
     box.run(
         [&](int rank, Waiter& waiter, StepExchange& exchange) { do_step(box, rank, 1, waiter, exchange); });
     if (ranks == 1) expected = box.norm_seen(0);
@@ -136,7 +115,7 @@ TEST(NormMeeting, has_the_same_bits_on_any_number_of_ranks) {
 }
 
 TEST(NormMeeting, leaves_out_what_takes_no_part) {
-  Box box(Case{Algorithm::kDirect, 2, 2}.plan({{0, 5}, {5 * kBlockElements, 4}}), Box::kWaiting, 1,
+  Box box(ExchangeCase{Algorithm::kDirect, 2, 2}.plan({{0, 5}, {5 * kBlockElements, 4}}), Box::kWaiting, 1,
           Box::Threads::kOne, Box::Meets::kYes);
   const ShardRange part{0, 5 * kBlockElements};
   box.set_norm_part(part);
@@ -154,8 +133,8 @@ TEST(NormMeeting, leaves_out_what_takes_no_part) {
 // The second rank holds its last bucket back.
 TEST(NormMeeting, nothing_is_handed_on_before_all_ranks_have_summed_everything) {
   for (const Box::Threads threads : {Box::Threads::kOne, Box::Threads::kTwo}) {
-    Box box(Case{Algorithm::kDirect, 2, 2}.plan({{0, 4}, {4 * kBlockElements, 4}}), Box::kWaiting, 1, threads,
-            Box::Meets::kYes);
+    Box box(ExchangeCase{Algorithm::kDirect, 2, 2}.plan({{0, 4}, {4 * kBlockElements, 4}}), Box::kWaiting, 1,
+            threads, Box::Meets::kYes);
     std::fill_n(box.result(), box.elements(), -1.0f);
     std::atomic<bool> looked{false};
     box.run([&](int rank, Waiter& waiter, StepExchange& exchange) {
@@ -184,8 +163,8 @@ TEST(NormMeeting, nothing_is_handed_on_before_all_ranks_have_summed_everything) 
 
 // It has published everything, and then neither sums nor shows a sign of life.
 TEST(NormMeeting, a_rank_that_does_not_come_is_named) {
-  Box box(Case{Algorithm::kDirect, 2, 2}.plan({{0, 4}}), {.spin_ns = 0, .deadline_ns = 300'000'000}, 1,
-          Box::Threads::kOne, Box::Meets::kYes);
+  Box box(ExchangeCase{Algorithm::kDirect, 2, 2}.plan({{0, 4}}), {.spin_ns = 0, .deadline_ns = 300'000'000},
+          1, Box::Threads::kOne, Box::Meets::kYes);
   std::string message;
   std::atomic<bool> published{false}, ended{false};
   box.run([&](int rank, Waiter&, StepExchange& exchange) {
@@ -211,8 +190,8 @@ TEST(NormMeeting, a_rank_that_does_not_come_is_named) {
 }
 
 TEST(NormMeeting, an_abort_wakes_those_who_wait_in_it) {
-  Box box(Case{Algorithm::kDirect, 3, 3}.plan({{0, 6}}), {.spin_ns = 0, .deadline_ns = 20'000'000'000}, 1,
-          Box::Threads::kOne, Box::Meets::kYes);
+  Box box(ExchangeCase{Algorithm::kDirect, 3, 3}.plan({{0, 6}}),
+          {.spin_ns = 0, .deadline_ns = 20'000'000'000}, 1, Box::Threads::kOne, Box::Meets::kYes);
   std::atomic<int> unwound{0};
   std::atomic<bool> published{false};
   const auto in_meeting = [&](int rank) { return box.controls()[rank].waiting_what.load() == Await::kNorm; };

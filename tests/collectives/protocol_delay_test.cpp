@@ -1,33 +1,19 @@
 // Delays at every step of the protocol: whatever a rank does while another one is held up, results have the
 // same bits. Built with a library of its own that has the delays compiled in.
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "tests/collectives/conformance.h"
 #include "tests/collectives/exchange_harness.h"
 #include "tests/collectives/protocol_delays.h"
-#include "tests/collectives/tree_domains.h"
 
 namespace annulus {
 namespace {
 
 constexpr uint32_t kSteps = 5;
 
-struct Case {
-  Algorithm algorithm;
-  int ranks;
-  int64_t shards;
-  int domains;
-};
-
 // All that comes out of a few steps; every rank of run `seed` is held up in its own way (0: none is).
-std::vector<float> exchanged(const Case& c, uint64_t seed, int64_t spin_ns) {
-  Box box({c.algorithm,
-           c.ranks,
-           c.shards,
-           {{0, 1}, {kBlockElements, c.ranks}, {(1 + c.ranks) * kBlockElements, 2 * c.ranks + 1}},
-           tree_domains(c.ranks, c.shards, c.domains)},
-          {.spin_ns = spin_ns, .deadline_ns = 60'000'000'000});
+std::vector<float> exchanged(const ExchangeCase& c, uint64_t seed, int64_t spin_ns) {
+  Box box(c.plan(uneven_buckets(c.ranks)), {.spin_ns = spin_ns, .deadline_ns = 60'000'000'000});
   std::vector<float> all;
   for (uint32_t step = 1; step <= kSteps; ++step) all.resize(step * box.elements());
   box.run([&](int rank, Waiter& waiter, StepExchange& exchange) {
@@ -49,15 +35,11 @@ std::vector<float> exchanged(const Case& c, uint64_t seed, int64_t spin_ns) {
 
 // The sums of the last step, where each step is finished while the next one computes. With two threads it is
 // the compute threads that are held up.
-std::vector<float> exchanged_late(const Case& c, uint64_t seed, int64_t spin_ns, Box::Threads threads,
+std::vector<float> exchanged_late(const ExchangeCase& c, uint64_t seed, int64_t spin_ns, Box::Threads threads,
                                   Box::Meets meets = Box::Meets::kNo) {
   constexpr int kSets = 2;
-  Box box({c.algorithm,
-           c.ranks,
-           c.shards,
-           {{0, 1}, {kBlockElements, c.ranks}, {(1 + c.ranks) * kBlockElements, 2 * c.ranks + 1}},
-           tree_domains(c.ranks, c.shards, c.domains)},
-          {.spin_ns = spin_ns, .deadline_ns = 60'000'000'000}, kSets, threads, meets);
+  Box box(c.plan(uneven_buckets(c.ranks)), {.spin_ns = spin_ns, .deadline_ns = 60'000'000'000}, kSets,
+          threads, meets);
   box.run([&](int rank, Waiter& waiter, StepExchange& exchange) {
     delay_this_thread(seed * 1000 + rank + 1);
     for (uint32_t step = 1; step <= kSteps; ++step) do_delayed_step(box, rank, step, waiter, exchange);
@@ -68,7 +50,7 @@ std::vector<float> exchanged_late(const Case& c, uint64_t seed, int64_t spin_ns,
   return {box.result(), box.result() + box.elements()};
 }
 
-class DelaysInTraining : public testing::TestWithParam<Case> {};
+class DelaysInTraining : public testing::TestWithParam<ExchangeCase> {};
 
 TEST_P(DelaysInTraining, change_no_bit_of_several_steps) {
   const std::vector<float> expected = exchanged(GetParam(), 0, 0);
@@ -101,17 +83,13 @@ TEST_P(DelaysInTraining, change_no_bit_where_ranks_meet_for_the_norm) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(AllAlgorithms, DelaysInTraining,
-                         testing::Values(Case{Algorithm::kDirect, 2, 2, 1}, Case{Algorithm::kDirect, 3, 7, 1},
-                                         Case{Algorithm::kDirect, 5, 5, 1}, Case{Algorithm::kRing, 2, 4, 1},
-                                         Case{Algorithm::kRing, 4, 7, 1},
-                                         Case{Algorithm::kHierarchical, 4, 8, 2},
-                                         Case{Algorithm::kHierarchical, 5, 5, 4}),
-                         [](const auto& info) {
-                           return fmt::format("{}_{}_ranks_{}_shards_{}_domains",
-                                              to_string(info.param.algorithm), info.param.ranks,
-                                              info.param.shards, info.param.domains);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    AllAlgorithms, DelaysInTraining,
+    testing::Values(ExchangeCase{Algorithm::kDirect, 2, 2, 1}, ExchangeCase{Algorithm::kDirect, 3, 7, 1},
+                    ExchangeCase{Algorithm::kDirect, 5, 5, 1}, ExchangeCase{Algorithm::kRing, 2, 4, 1},
+                    ExchangeCase{Algorithm::kRing, 4, 7, 1}, ExchangeCase{Algorithm::kHierarchical, 4, 8, 2},
+                    ExchangeCase{Algorithm::kHierarchical, 5, 5, 4}),
+    [](const auto& info) { return info.param.name(); });
 
 class DelaysInCalls : public testing::TestWithParam<conformance::Group> {};
 

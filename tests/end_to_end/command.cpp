@@ -302,6 +302,13 @@ Ended run_annulus(const std::vector<std::string>& arguments, const CommandOption
   return Command(arguments, options).wait();
 }
 
+bool lacks_bf16() {
+  const Ended end = run_annulus({"topo", "--dataset", "synthetic", "--model", "mlp", "--precision", "bf16"});
+  if (end.code == 2 && end.err.find("AVX-512") != std::string::npos) return true;
+  EXPECT_EQ(end.code, 0) << end.out << end.err;
+  return false;
+}
+
 void expect_no_process_left() {
   for (const auto deadline = Clock::now() + kWatchdog / 4; !processes_below().empty();) {
     while (waitpid(-1, nullptr, WNOHANG) > 0) {

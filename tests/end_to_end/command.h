@@ -99,6 +99,10 @@ class Command {
 // Runs the program to its end.
 Ended run_annulus(const std::vector<std::string>& arguments, const CommandOptions& options = {});
 
+// Whether --precision bf16 is refused because the processor has no AVX-512. Fails the test where anything
+// else is wrong with it.
+bool lacks_bf16();
+
 // Expects that processes which a killed launcher left are gone soon: the kernel ends them, but not at once.
 void expect_no_process_left();
 

@@ -72,6 +72,25 @@ class Signals : public ::testing::Test {
     for (const ProcessView& process : end.left) ADD_FAILURE() << process.name << " is left";
   }
 
+  // What a worker's death leaves behind is the last committed step: a run of as many has the same weights.
+  void expect_death_leaves_a_whole_step(const Words& flags) {
+    fs::remove_all(scratch_ / "run");
+    const Words words = with(with(kEndless, {"--schedule", "constant", "--shards", "2"}), flags);
+    Command run(words, scratch_.here());
+    wait_for_steps(run, 20);
+    run.signal("annulus:1", SIGKILL);
+    const Ended end = run.wait();
+    expect_failure(end, 137, {"rank 1", "signal 9", "step"});
+    expect_summary(end);
+    const std::string summary = read_file(scratch_ / "run/summary.json");
+    const std::size_t at = summary.find("\"steps\": ");
+    ASSERT_NE(at, std::string::npos) << summary;
+    const std::string steps = std::to_string(std::stoll(summary.substr(at + 9)));
+    const ScratchDirectory other;
+    const Ended repeated = run_annulus(with(words, {"--workers", "1", "--steps", steps}), other.here());
+    EXPECT_EQ(repeated.weights(), end.weights()) << steps << " steps";
+  }
+
   ScratchDirectory scratch_;
 };
 
@@ -201,29 +220,14 @@ TEST_F(Signals, KillingAWorkerEndsTheRunWithItsRankAndSignalNamed) {
   }
 }
 
-// What a death leaves behind is the last committed step, with a meeting inside each step as without.
+// It has a meeting inside each step.
 TEST_F(Signals, KillingAWorkerOfAClippedRunLeavesTheCommittedStepWhole) {
-  const Words clipped = with(kEndless, {"--clip", "0.1", "--schedule", "constant", "--shards", "2"});
   for (const char* staleness : {"0", "1"}) {
-    fs::remove_all(scratch_ / "run");
-    const Words words = with(clipped, {"--staleness", staleness});
-    Command run(words, scratch_.here());
-    wait_for_steps(run, 20);
-    run.signal("annulus:1", SIGKILL);
-    const Ended end = run.wait();
-    expect_failure(end, 137, {"rank 1", "signal 9", "step"});
-    const std::string summary = read_file(scratch_.path() / "run" / "summary.json");
-    const std::size_t at = summary.find("\"steps\": ");
-    ASSERT_NE(at, std::string::npos) << summary;
-    const std::string steps = std::to_string(std::stoll(summary.substr(at + 9)));
-    const ScratchDirectory other;
-    Words repeated = with(words, {"--workers", "1"});
-    *std::find(repeated.begin(), repeated.end(), "100000000") = steps;
-    EXPECT_EQ(run_annulus(repeated, other.here()).weights(), end.weights()) << steps << " steps";
+    expect_death_leaves_a_whole_step({"--clip", "0.1", "--staleness", staleness});
   }
 }
 
-// The same with batch norm: the running statistics of the committed step are as whole as its weights.
+// The running statistics of the committed step are as whole as its weights.
 TEST_F(Signals, KillingAWorkerOfAResidualRunLeavesTheCommittedStepWhole) {
   write_file(scratch_ / "net.yaml", R"(layers:
   - conv: {out: 8, kernel: 3, stride: 2, padding: 1}
@@ -231,21 +235,7 @@ TEST_F(Signals, KillingAWorkerOfAResidualRunLeavesTheCommittedStepWhole) {
   - residual: {relu: true, layers: [conv: {out: 8, kernel: 3, padding: 1}, batch_norm]}
   - linear: {out: classes}
 )");
-  const Words words =
-      with(kEndless, {"--model", scratch_ / "net.yaml", "--schedule", "constant", "--shards", "2"});
-  Command run(words, scratch_.here());
-  wait_for_steps(run, 20);
-  run.signal("annulus:1", SIGKILL);
-  const Ended end = run.wait();
-  expect_failure(end, 137, {"rank 1", "signal 9", "step"});
-  const std::string summary = read_file(scratch_.path() / "run" / "summary.json");
-  const std::size_t at = summary.find("\"steps\": ");
-  ASSERT_NE(at, std::string::npos) << summary;
-  const ScratchDirectory other;
-  Words repeated = with(words, {"--workers", "1"});
-  *std::find(repeated.begin(), repeated.end(), "100000000") =
-      std::to_string(std::stoll(summary.substr(at + 9)));
-  EXPECT_EQ(run_annulus(repeated, other.here()).weights(), end.weights());
+  expect_death_leaves_a_whole_step({"--model", scratch_ / "net.yaml"});
 }
 
 TEST_F(Signals, KillingAWorkerBeforeTheFirstStepEndsTheRun) {

@@ -126,30 +126,14 @@ TEST_P(EachBf16Network, RepeatsItsBits) {
   for (const int64_t portion : {12, 4}) {
     NetworkHarness first(GetParam(), bf16(staged(GetParam(), 12, portion)));
     NetworkHarness second(GetParam(), bf16(staged(GetParam(), 12, portion)));
-    first.step(11, 1);
-    // In a used arena.
-    second.randomize(2);
-    second.step(3, 1);
-    second.randomize(1);
-    second.step(11, 1);
-    EXPECT_EQ(first.logits(), second.logits());
-    for (size_t p = 0; p < first.parameters().size(); ++p) {
-      EXPECT_TRUE(std::ranges::equal(first.stored_gradient(p), second.stored_gradient(p)))
-          << first.plan().parameters[p].name;
-    }
+    expect_same_bits(first, second, 11);
   }
 }
 
 TEST_P(EachBf16Network, WritesZerosIntoThePaddingOfGradients) {
   NetworkHarness harness(GetParam(), bf16(2));
   harness.step(2, 1);
-  for (size_t p = 0; p < harness.parameters().size(); ++p) {
-    const TensorLayout& layout = harness.plan().parameters[p].layout;
-    std::vector<float> expected(layout.padded_elements());
-    from_plain(layout, harness.gradient(p).data(), expected.data());
-    EXPECT_TRUE(std::ranges::equal(harness.stored_gradient(p), expected))
-        << harness.plan().parameters[p].name;
-  }
+  expect_zero_padding(harness);
 }
 
 TEST(Bf16Network, AFirstConvolutionThatFillsNoBlocksIsTheUsersError) {

@@ -4,6 +4,7 @@
 // gradients start as NaNs, so reading what was never written shows in the results.
 #pragma once
 
+#include <gtest/gtest.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -174,5 +175,36 @@ class NetworkHarness {
   std::vector<uint8_t> labels_;
   std::vector<float> logits_;
 };
+
+// Expects the same bits of two networks with the same values, in the second one also where the arena has been
+// used for others.
+inline void expect_same_bits(NetworkHarness& first, NetworkHarness& second, int64_t images) {
+  const auto expect_same = [&] {
+    EXPECT_EQ(first.logits(), second.logits());
+    for (size_t p = 0; p < first.parameters().size(); ++p) {
+      EXPECT_TRUE(std::ranges::equal(first.stored_gradient(p), second.stored_gradient(p)))
+          << first.plan().parameters[p].name;
+    }
+  };
+  first.step(images, 1);
+  second.step(images, 1);
+  expect_same();
+  second.randomize(2);
+  second.step(images / 2, 1);
+  second.randomize(1);
+  second.step(images, 1);
+  expect_same();
+}
+
+// Expects zeros in the padding of the last step's gradients.
+inline void expect_zero_padding(const NetworkHarness& harness) {
+  for (size_t p = 0; p < harness.parameters().size(); ++p) {
+    const TensorLayout& layout = harness.plan().parameters[p].layout;
+    std::vector<float> expected(layout.padded_elements());
+    from_plain(layout, harness.gradient(p).data(), expected.data());
+    EXPECT_TRUE(std::ranges::equal(harness.stored_gradient(p), expected))
+        << harness.plan().parameters[p].name;
+  }
+}
 
 }  // namespace annulus

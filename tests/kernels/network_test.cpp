@@ -112,47 +112,18 @@ TEST_P(EachNetwork, PortionsOfTheImagesHaveTheResultsOfAllAtOnce) {
 
 TEST_P(EachNetwork, PortionsRepeatTheirBits) {
   NetworkHarness first(GetParam(), staged(GetParam(), 12, 4)), second(GetParam(), staged(GetParam(), 12, 4));
-  first.step(11, 1);
-  second.step(11, 1);
-  // Once more in a used arena.
-  second.randomize(2);
-  second.step(3, 1);
-  second.randomize(1);
-  second.step(11, 1);
-  EXPECT_EQ(first.logits(), second.logits());
-  for (size_t p = 0; p < first.parameters().size(); ++p) {
-    EXPECT_TRUE(std::ranges::equal(first.stored_gradient(p), second.stored_gradient(p)))
-        << first.plan().parameters[p].name;
-  }
+  expect_same_bits(first, second, 11);
 }
 
 TEST_P(EachNetwork, RepeatsItsBits) {
   NetworkHarness first(GetParam(), 6), second(GetParam(), 6);
-  first.step(6, 1);
-  second.step(6, 1);
-  // Once more in a used arena.
-  second.randomize(2);
-  second.step(4, 1);
-  second.randomize(1);
-  second.step(6, 1);
-  for (size_t p = 0; p < first.parameters().size(); ++p) {
-    const auto a = first.stored_gradient(p), b = second.stored_gradient(p);
-    EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin())) << first.plan().parameters[p].name;
-  }
+  expect_same_bits(first, second, 6);
 }
 
 TEST_P(EachNetwork, WritesZerosIntoThePaddingOfGradients) {
   NetworkHarness harness(GetParam(), 2);
   harness.step(2, 1);
-  for (size_t p = 0; p < harness.parameters().size(); ++p) {
-    const TensorLayout& layout = harness.plan().parameters[p].layout;
-    const std::vector<float> plain = harness.gradient(p);
-    std::vector<float> expected(layout.padded_elements());
-    from_plain(layout, plain.data(), expected.data());
-    const auto stored = harness.stored_gradient(p);
-    EXPECT_TRUE(std::equal(stored.begin(), stored.end(), expected.begin()))
-        << harness.plan().parameters[p].name;
-  }
+  expect_zero_padding(harness);
 }
 
 TEST_P(EachNetwork, TwoThreadsAgreeWithOneUpToRounding) {
