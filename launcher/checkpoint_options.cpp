@@ -13,7 +13,7 @@ struct Action {
 };
 constexpr Action kActions[] = {{"show", "show FILE|DIRECTORY [--json]", 1, 1},
                                {"verify", "verify FILE|DIRECTORY ...", 1, 1'000'000},
-                               {"export", "export FILE OUT", 2, 2}};
+                               {"export", "export FILE|DIRECTORY OUT", 2, 2}};
 
 const Action& action_named(const std::string& word) {
   std::vector<std::string> names;
@@ -31,13 +31,13 @@ const Action& action_named(const std::string& word) {
 
 CheckpointOptions parse_checkpoint(int argc, const char* const* argv) {
   CheckpointOptions options;
-  OptionTable table("annulus checkpoint ACTION",
-                    "Looks at checkpoints without a run. show FILE|DIRECTORY prints what a checkpoint holds, "
-                    "of a directory's the "
-                    "latest intact one. verify FILE|DIRECTORY... reads them whole and says which are intact; "
-                    "exit code 1 where one "
-                    "is not. export FILE OUT writes the model alone to a new safetensors file, for PyTorch's "
-                    "load_state_dict.");
+  OptionTable table(
+      "annulus checkpoint ACTION",
+      "Looks at checkpoints without a run. show FILE prints what one holds. verify FILE... "
+      "reads them whole and says which are intact; exit code 1 where one is not. export FILE OUT "
+      "writes the model alone to a new safetensors file, for PyTorch's load_state_dict. A "
+      "directory in place of FILE means the latest intact checkpoint in it, for verify all of "
+      "them.");
   table.section("Output of show");
   table.bare_switch("json", options.json, "one JSON object in place of text");
 

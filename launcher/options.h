@@ -80,7 +80,7 @@ struct ModelOptions {
 // `annulus checkpoint ACTION`: what a checkpoint holds, whether it is intact, its model alone.
 struct CheckpointOptions {
   std::string action;              // show, verify, export
-  std::vector<std::string> paths;  // of files; show and verify: also of directories. export: FILE and OUT
+  std::vector<std::string> paths;  // of checkpoints, or directories of them; of export the last one is OUT
   bool json = false;               // of show
 };
 
