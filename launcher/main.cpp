@@ -19,6 +19,7 @@
 #include "bench/bench_update.h"
 #include "collectives/wait.h"
 #include "launcher/check_command.h"
+#include "launcher/checkpoint_command.h"
 #include "launcher/child_process.h"
 #include "launcher/job.h"
 #include "launcher/model_command.h"
@@ -43,6 +44,8 @@ constexpr const char* kUsage =
     "  annulus bench update [flags]  measures the fused update beside a copy\n"
     "  annulus check ALGORITHM      checks direct, ring or hierarchical against a serial run, without data\n"
     "  annulus model NETWORK        shows a network as YAML, its layers, parameters, operations, memory\n"
+    "  annulus checkpoint show|verify|export  what a checkpoint holds, whether it is intact, its model "
+    "alone\n"
     "  annulus --version            version, compiler, oneDNN, instruction sets\n"
     "  annulus --help               this text\n"
     "\n"
@@ -85,6 +88,7 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
   if (command == "topo") return topo_command(parse_topo(argc - 1, argv.data() + 1), began_ns);
   if (command == "check") return check_command(parse_check(argc - 1, argv.data() + 1));
   if (command == "model") return model_command(parse_model(argc - 1, argv.data() + 1));
+  if (command == "checkpoint") return checkpoint_command(parse_checkpoint(argc - 1, argv.data() + 1));
   if (command == "bench") {
     const std::string what = argc > 2 ? words[2] : "";
     if (what == "train") {
@@ -110,7 +114,8 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
     fmt::print("{}", kUsage);
     return 0;
   }
-  throw unknown_command(command, {"train", "topo", "bench", "check", "model", "test", "--version", "--help"});
+  throw unknown_command(
+      command, {"train", "topo", "bench", "check", "model", "checkpoint", "test", "--version", "--help"});
 }
 
 // Makes file descriptors 0 to 2 exist: where the caller closed one, the segment would get its number, and the

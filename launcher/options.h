@@ -77,6 +77,13 @@ struct ModelOptions {
   bool json = false;
 };
 
+// `annulus checkpoint ACTION`: what a checkpoint holds, whether it is intact, its model alone.
+struct CheckpointOptions {
+  std::string action;              // show, verify, export
+  std::vector<std::string> paths;  // of checkpoints, or directories of them; of export the last one is OUT
+  bool json = false;               // of show
+};
+
 // Reads the command line of `annulus train` and the YAML file it names with --config. argv[0] is the
 // command's own name and is skipped. Throws UserError (with flag or file, line and key; the value; the
 // remedy), or HelpRequest. Combinations are left to check_combinations, which needs the number of workers.
@@ -94,6 +101,9 @@ CheckOptions parse_check(int argc, const char* const* argv);
 
 // argv[1] is the network.
 ModelOptions parse_model(int argc, const char* const* argv);
+
+// argv[1] is the action, then come its paths.
+CheckpointOptions parse_checkpoint(int argc, const char* const* argv);
 
 // The configuration as a YAML file that repeats the run when it is given with --config and nothing else.
 // Equal configurations give equal text. For a repetition bit by bit `workers` and `shards` must be the

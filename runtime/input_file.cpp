@@ -22,7 +22,7 @@ InputFile::InputFile(const std::string& path) : path_(path) {
   const bool known = ::fstat(descriptor_, &status) == 0;
   if (!known || !S_ISREG(status.st_mode)) {
     ::close(descriptor_);
-    throw UserError::format("{} is {}, not a file; put the data file in its place", path,
+    throw UserError::format("{} is {}, not a file; put a file in its place", path,
                             known && S_ISDIR(status.st_mode) ? "a directory" : "a device, pipe or socket");
   }
   size_ = status.st_size;

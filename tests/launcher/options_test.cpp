@@ -288,6 +288,46 @@ TEST(CheckOptions, RefuseOtherWordsAndExplainThemselves) {
   EXPECT_THROW(check({"ring", "--help"}), HelpRequest);
 }
 
+CheckpointOptions checkpoint(Words words) {
+  words.insert(words.begin(), "checkpoint");
+  return parse_checkpoint(static_cast<int>(words.size()), words.data());
+}
+
+TEST(CheckpointOptions, TakeTheActionThenPaths) {
+  EXPECT_EQ(checkpoint({"show", "a"}).action, "show");
+  using Paths = std::vector<std::string>;
+  EXPECT_EQ(checkpoint({"show", "a"}).paths, Paths{"a"});
+  EXPECT_FALSE(checkpoint({"show", "a"}).json);
+  EXPECT_TRUE(checkpoint({"show", "--json", "a"}).json);
+  EXPECT_TRUE(checkpoint({"--json", "show", "a"}).json);
+  EXPECT_TRUE(checkpoint({"show", "a", "--json"}).json);
+  EXPECT_EQ(checkpoint({"verify", "a", "b", "c"}).paths, (Paths{"a", "b", "c"}));
+  EXPECT_EQ(checkpoint({"export", "a", "out"}).paths, (Paths{"a", "out"}));
+}
+
+TEST(CheckpointOptions, RefuseOtherWordsAndExplainThemselves) {
+  const auto refused = [](const Words& words) { return refusal([&] { checkpoint(words); }); };
+  EXPECT_EQ(refused({}), "checkpoint: no action; give annulus checkpoint show, verify or export");
+  EXPECT_EQ(refused({"--json"}), refused({}));
+  EXPECT_EQ(refused({"exprot", "a", "b"}), "checkpoint exprot: unknown action; did you mean export?");
+  EXPECT_EQ(refused({"a.safetensors"}),
+            "checkpoint a.safetensors: unknown action; there are show, verify, export");
+  EXPECT_EQ(refused({"show"}),
+            "checkpoint show: 0 paths given; give annulus checkpoint show FILE|DIRECTORY [--json]");
+  EXPECT_EQ(refused({"show", "a", "b"}),
+            "checkpoint show: 2 paths given; give annulus checkpoint show FILE|DIRECTORY [--json]");
+  EXPECT_EQ(refused({"verify"}),
+            "checkpoint verify: 0 paths given; give annulus checkpoint verify FILE|DIRECTORY ...");
+  EXPECT_EQ(refused({"export", "a"}),
+            "checkpoint export: 1 path given; give annulus checkpoint export FILE|DIRECTORY OUT");
+  EXPECT_EQ(refused({"verify", "a", "--json"}),
+            "--json: checkpoint verify has no such output; leave it out, or take checkpoint show");
+  EXPECT_EQ(refused({"show", "a", "--jsn"}),
+            "--jsn: unknown flag of annulus checkpoint ACTION; did you mean --json?");
+  EXPECT_THROW(checkpoint({"--help"}), HelpRequest);
+  EXPECT_THROW(checkpoint({"verify", "--help"}), HelpRequest);
+}
+
 TEST(Options, TheCommandLineWinsOverTheFile) {
   const ConfigFile file("lr: 0.5\nquiet: on\nworkers: 7\nseed: 3\n");
   const TrainConfig config =
