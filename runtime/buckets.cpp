@@ -77,6 +77,7 @@ BucketPlan plan_buckets(const NetworkPlan& plan, int64_t bucket_bytes) {
 std::vector<std::vector<int>> BucketPlan::buckets_by_stage(const NetworkPlan& plan) const {
   std::vector<std::vector<int>> result(plan.stages.size());
   for (std::size_t i = 0; i < bucket_of.size(); ++i) {
+    if (is_statistic(plan.parameters[i].role)) continue;
     result[plan.stage_of(plan.parameters[i].layer)].push_back(bucket_of[i]);
   }
   for (std::vector<int>& list : result) {

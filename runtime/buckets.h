@@ -22,7 +22,8 @@ struct BucketPlan {
   int64_t elements = 0;          // of any array of parameters, padding included
   int64_t statistics = 0;        // elements from here on are running statistics
 
-  // Buckets that the forward pass of each stage reads; bucket numbers ascend.
+  // Buckets that a forward pass of training reads in each stage; bucket numbers ascend. Running statistics
+  // are read by evaluation alone.
   std::vector<std::vector<int>> buckets_by_stage(const NetworkPlan& plan) const;
 };
 

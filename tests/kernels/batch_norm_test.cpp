@@ -1,119 +1,15 @@
+// Batch norm beside its plain loops, beside statistics in double, and beside slopes of its definition.
 #include "kernels/batch_norm.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 
+#include "batch_norm_harness.h"
 #include "each_target.h"
-#include "stored_tensor.h"
 
-namespace annulus {
+namespace annulus::batch_norm {
 namespace {
-
-constexpr float kUnwritten = std::numeric_limits<float>::quiet_NaN();
-
-const BatchNormShape kShapes[] = {
-    {.tensor_images = 3, .images = 3, .channels = 32, .pixels = 12, .block = 16},
-    {.tensor_images = 4, .images = 2, .channels = 20, .pixels = 9, .block = 16},
-    {.tensor_images = 2, .images = 2, .channels = 16, .pixels = 603, .block = 16},  // several stretches
-    {.tensor_images = 3, .images = 2, .channels = 13, .pixels = 25, .block = 8},
-    {.tensor_images = 3, .images = 3, .channels = 3, .pixels = 33, .block = 1},
-    {.tensor_images = 2, .images = 1, .channels = 2, .pixels = 5, .block = 1},
-    {.tensor_images = 1, .images = 1, .channels = 2, .pixels = 16 * 300 + 3, .block = 1},
-    {.tensor_images = 3, .images = 2, .channels = 44, .pixels = 10, .block = 44},
-    {.tensor_images = 2, .images = 2, .channels = 17, .pixels = 6, .block = 17},
-    {.tensor_images = 2, .images = 1, .channels = 16, .pixels = 1, .block = 16},
-};
-
-struct Variant {
-  bool relu = false, addend = false, joins = false;
-};
-
-std::vector<Variant> all_variants() {
-  std::vector<Variant> all;
-  for (int i = 0; i < 8; ++i) all.push_back({(i & 1) != 0, (i & 2) != 0, (i & 4) != 0});
-  return all;
-}
-
-// Zeros the channels that pad the last block, as every input has them.
-std::vector<float> with_padding(const BatchNormShape& shape, std::vector<float> values) {
-  for (int64_t image = 0; image < shape.tensor_images; ++image) {
-    for (int64_t channel = shape.channels; channel < shape.padded_channels(); ++channel) {
-      for (int64_t pixel = 0; pixel < shape.pixels; ++pixel) values[shape.offset(image, channel, pixel)] = 0;
-    }
-  }
-  return values;
-}
-
-// Inputs of forward and backward and what they make.
-struct Case {
-  BatchNormShape shape;
-  Variant variant;
-  StoredTensor x, addend, dy, dy2;
-  std::vector<float> gamma, beta;
-
-  static Case of_integers(const BatchNormShape& shape, Variant variant, unsigned seed) {
-    const auto tensor = [&](int largest, unsigned salt) {
-      return StoredTensor(shape.type, with_padding(shape, integers(shape.elements(), largest, seed + salt)));
-    };
-    return {shape,
-            variant,
-            tensor(1, 0),
-            tensor(3, 1),
-            tensor(4, 2),
-            tensor(4, 3),
-            integers(shape.channels, 3, seed + 4),
-            integers(shape.channels, 3, seed + 5)};
-  }
-
-  static Case of_normals(const BatchNormShape& shape, Variant variant, unsigned seed, float mean = 0.5F,
-                         float deviation = 2) {
-    const auto tensor = [&](unsigned salt, float about, float spread) {
-      return StoredTensor(shape.type,
-                          with_padding(shape, normals(shape.elements(), seed + salt, about, spread)));
-    };
-    return {shape,
-            variant,
-            tensor(0, mean, deviation),
-            tensor(1, 0, 1),
-            tensor(2, 0.1F, 1),
-            tensor(3, 0, 1),
-            normals(shape.channels, seed + 4, 1, 0.3F),
-            normals(shape.channels, seed + 5, 0, 0.5F)};
-  }
-
-  BatchNormForward forward_tensors(StoredTensor& y) const {
-    return {.x = x.data(),
-            .gamma = gamma.data(),
-            .beta = beta.data(),
-            .addend = variant.addend ? addend.data() : nullptr,
-            .relu = variant.relu,
-            .y = y.data()};
-  }
-};
-
-struct Forward {
-  explicit Forward(const BatchNormShape& shape)
-      : y(shape.type, shape.elements()),
-        mean(shape.padded_channels(), kUnwritten),
-        inv_std(mean),
-        batch_mean(shape.channels, kUnwritten),
-        variance(batch_mean) {}
-  BatchStatistics statistics() { return {mean.data(), inv_std.data(), batch_mean.data(), variance.data()}; }
-  StoredTensor y;
-  std::vector<float> mean, inv_std, batch_mean, variance;
-};
-
-struct Backward {
-  explicit Backward(const BatchNormShape& shape)
-      : dx(shape.type, shape.elements()),
-        g(dx),
-        dgamma(shape.channels, kUnwritten),
-        dbeta(shape.channels, kUnwritten) {}
-  StoredTensor dx, g;
-  std::vector<float> dgamma, dbeta;
-};
 
 Forward forward_reference(const Case& c) {
   Forward result(c.shape);
@@ -121,35 +17,9 @@ Forward forward_reference(const Case& c) {
   return result;
 }
 
-Forward forward(const Case& c, int threads = 1) {
-  Forward result(c.shape);
-  batch_norm_forward(c.shape, threads, c.forward_tensors(result.y), result.statistics());
-  return result;
-}
-
-BatchNormBackward backward_tensors(const Case& c, const Forward& f, Backward& result) {
-  return {.x = c.x.data(),
-          .y = c.variant.relu ? f.y.data() : nullptr,
-          .dy = c.dy.data(),
-          .dy2 = c.variant.joins ? c.dy2.data() : nullptr,
-          .mean = f.mean.data(),
-          .inv_std = f.inv_std.data(),
-          .gamma = c.gamma.data(),
-          .dx = result.dx.data(),
-          .diff_addend = c.variant.addend ? result.g.data() : nullptr,
-          .dgamma = result.dgamma.data(),
-          .dbeta = result.dbeta.data()};
-}
-
 Backward backward_reference(const Case& c, const Forward& f) {
   Backward result(c.shape);
   batch_norm_backward_reference(c.shape, backward_tensors(c, f, result));
-  return result;
-}
-
-Backward backward(const Case& c, const Forward& f, int threads = 1) {
-  Backward result(c.shape);
-  batch_norm_backward(c.shape, threads, backward_tensors(c, f, result));
   return result;
 }
 
@@ -164,37 +34,6 @@ void expect_near(const std::vector<float>& got, const std::vector<float>& expect
 
 // Rounding of values up to `most` when they are stored.
 double rounding(DataType type, double most) { return most * (type == DataType::kF32 ? 0x1p-23 : 0x1p-8); }
-
-template <class Shapes, class Body>
-void for_each_case(const Shapes& shapes, const Body& body) {
-  for (BatchNormShape shape : shapes) {
-    for (const DataType type : kStoredTypes) {
-      shape.type = type;
-      for (const Variant variant : all_variants()) {
-        SCOPED_TRACE(name_of(type) + ", block " + std::to_string(shape.block) + ", channels " +
-                     std::to_string(shape.channels) + ", pixels " + std::to_string(shape.pixels) +
-                     (variant.relu ? ", ReLU" : "") + (variant.addend ? ", addend" : "") +
-                     (variant.joins ? ", two gradients" : ""));
-        body(shape, variant);
-      }
-    }
-  }
-}
-
-void expect_equal(const Forward& got, const Forward& expected) {
-  EXPECT_EQ(got.y, expected.y);
-  EXPECT_EQ(got.mean, expected.mean);
-  EXPECT_EQ(got.inv_std, expected.inv_std);
-  EXPECT_EQ(got.batch_mean, expected.batch_mean);
-  EXPECT_EQ(got.variance, expected.variance);
-}
-
-void expect_equal(const Backward& got, const Backward& expected) {
-  EXPECT_EQ(got.dx, expected.dx);
-  EXPECT_EQ(got.g, expected.g);
-  EXPECT_EQ(got.dgamma, expected.dgamma);
-  EXPECT_EQ(got.dbeta, expected.dbeta);
-}
 
 // Powers of two of small integers: all sums, and all differences from means, are exact.
 TEST(BatchNorm, OfIntegersHasTheBitsOfThePlainLoopsOnEveryTarget) {
@@ -416,109 +255,5 @@ TEST(BatchNorm, BackwardIsTheSlopeOfForward) {
   }
 }
 
-// ---- padding and shared buffers
-
-TEST(BatchNorm, PaddingOfImagesAndChannelsIsWrittenAsZeros) {
-  for_each_case(kShapes, [](const BatchNormShape& shape, Variant variant) {
-    const Case c = Case::of_normals(shape, variant, 12);
-    const Forward f = forward(c);
-    const Backward b = backward(c, f);
-    const std::vector<float> y = f.y.floats(), dx = b.dx.floats(), g = b.g.floats();
-    for (int64_t image = 0; image < shape.tensor_images; ++image) {
-      for (int64_t channel = 0; channel < shape.padded_channels(); ++channel) {
-        if (image < shape.images && channel < shape.channels) continue;
-        for (int64_t pixel = 0; pixel < shape.pixels; ++pixel) {
-          const int64_t place = shape.offset(image, channel, pixel);
-          ASSERT_EQ(y[place], 0);
-          ASSERT_EQ(dx[place], 0);
-          if (variant.addend) {
-            ASSERT_EQ(g[place], 0);
-          }
-        }
-      }
-    }
-  });
-}
-
-TEST(BatchNorm, ImagesThatHoldNoDataTakeNoPart) {
-  const BatchNormShape shape = kShapes[1];
-  const Case c = Case::of_normals(shape, {true, true, true}, 13);
-  Case other = c;
-  for (int64_t image = shape.images; image < shape.tensor_images; ++image) {
-    for (int64_t pixel = 0; pixel < shape.pixels; ++pixel) {
-      const int64_t place = shape.offset(image, 0, pixel);
-      for (StoredTensor* tensor : {&other.x, &other.dy, &other.dy2, &other.addend}) {
-        static_cast<float*>(tensor->data())[place] = kUnwritten;
-      }
-    }
-  }
-  const Forward f = forward(c);
-  expect_equal(forward(other), f);
-  expect_equal(backward(other, f), backward(c, f));
-}
-
-TEST(BatchNorm, ForwardMayWriteOverItsInputs) {
-  for_each_case(kShapes, [](const BatchNormShape& shape, Variant variant) {
-    const Case c = Case::of_normals(shape, variant, 14);
-    const Forward expected = forward(c);
-    for (const bool over_addend : {false, true}) {
-      Case shared = c;
-      StoredTensor& y = over_addend && variant.addend ? shared.addend : shared.x;
-      BatchNormForward tensors = shared.forward_tensors(y);
-      Forward f(shape);
-      batch_norm_forward(shape, 1, tensors, f.statistics());
-      EXPECT_EQ(y, expected.y);
-    }
-  });
-}
-
-TEST(BatchNorm, BackwardMayWriteOverTheGradientsItReads) {
-  for_each_case(kShapes, [](const BatchNormShape& shape, Variant variant) {
-    const Case c = Case::of_normals(shape, variant, 15);
-    const Forward f = forward(c);
-    const Backward expected = backward(c, f);
-    for (const bool swapped : {false, true}) {
-      Case shared = c;
-      Backward result(shape);
-      BatchNormBackward tensors = backward_tensors(shared, f, result);
-      StoredTensor& dx = swapped && variant.joins ? shared.dy2 : shared.dy;
-      StoredTensor& g = swapped || !variant.joins ? shared.dy : shared.dy2;
-      const bool also_addend = variant.addend && &dx != &g;
-      tensors.dx = dx.data();
-      if (also_addend) tensors.diff_addend = g.data();
-      batch_norm_backward(shape, 1, tensors);
-      EXPECT_EQ(dx, expected.dx);
-      if (also_addend) {
-        EXPECT_EQ(g, expected.g);
-      }
-      EXPECT_EQ(result.dgamma, expected.dgamma);
-      EXPECT_EQ(result.dbeta, expected.dbeta);
-    }
-  });
-}
-
-TEST(BatchNorm, TheAddendsGradientMayLieInTheGradientItIsMadeOf) {
-  for (const Variant variant : {Variant{true, true, false}, Variant{false, true, false}}) {
-    const Case c = Case::of_normals(kShapes[1], variant, 16);
-    const Forward f = forward(c);
-    const Backward expected = backward(c, f);
-    Case shared = c;
-    Backward result(c.shape);
-    BatchNormBackward tensors = backward_tensors(shared, f, result);
-    tensors.diff_addend = shared.dy.data();
-    batch_norm_backward(c.shape, 1, tensors);
-    EXPECT_EQ(result.dx, expected.dx);
-    EXPECT_EQ(shared.dy, expected.g);
-  }
-}
-
-TEST(BatchNormDeathTest, RefusesNoImagesAndOneBufferForTwoResults) {
-  BatchNormShape shape = kShapes[0];
-  float buffer = 0;
-  EXPECT_DEATH(batch_norm_backward(shape, 1, {.dx = &buffer, .diff_addend = &buffer}), "share a buffer");
-  shape.images = 0;
-  EXPECT_DEATH(batch_norm_forward(shape, 1, {}, {}), "0 of 3 images");
-}
-
 }  // namespace
-}  // namespace annulus
+}  // namespace annulus::batch_norm

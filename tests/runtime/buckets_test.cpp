@@ -151,5 +151,15 @@ TEST(Buckets, a_stage_reads_every_bucket_that_one_of_its_parameters_is_in) {
   EXPECT_EQ(plan.buckets_by_stage(network), (std::vector<std::vector<int>>{{0, 1}, {0}, {}}));
 }
 
+TEST(Buckets, no_stage_waits_for_running_statistics) {
+  NetworkPlan network = network_of({{0, 8192}, {1, 64}, {1, 64}, {1, 64}, {2, 8192}});
+  network.parameters[2].role = ParameterRole::kRunningMean;
+  network.parameters[3].role = ParameterRole::kRunningVariance;
+  network.stages = {{0, 1}, {1, 1}, {2, 1}};
+  const BucketPlan plan = plan_buckets(network, 32768);
+  ASSERT_EQ(plan.bucket_of, (std::vector{2, 1, 3, 3, 0}));
+  EXPECT_EQ(plan.buckets_by_stage(network), (std::vector<std::vector<int>>{{2}, {1}, {0}}));
+}
+
 }  // namespace
 }  // namespace annulus
