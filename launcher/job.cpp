@@ -15,6 +15,7 @@
 #include "launcher/thresholds.h"
 #include "launcher/topology_drawing.h"
 #include "runtime/models.h"
+#include "runtime/network_yaml.h"
 #include "runtime/tune.h"
 #include "telemetry/error.h"
 
@@ -106,7 +107,8 @@ Placement place_workers(const TrainConfig& config, const Machine& machine, int w
 }
 
 Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset,
-              const NetworkSpec& spec, int workers_in_memory, bool may_measure) {
+              const NetworkSpec& spec, int workers_in_memory, bool may_measure,
+              const std::shared_ptr<const Checkpoint>& resumed) {
   Placement placement = place_workers(config, machine, workers_in_memory);
   const int workers = static_cast<int>(placement.workers.size());
   std::vector<std::string> notes = placement.notes;
@@ -151,8 +153,31 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
           .segment = {},
           .notes = std::move(notes),
           .warnings = std::move(warnings)};
-  job.segment = plan_segment(job.run.segment_inputs());
+  RunPlan& run = job.run;
+  run.checkpoint = plan_checkpoint(run.spec, run.network, run.buckets, moment_names(run.config),
+                                   run.config.staleness != 0);
+  run.resumed = resumed;
+  job.segment = plan_segment(run.segment_inputs());
   return job;
+}
+
+// The network of the run that made the checkpoint, where the configuration names the same: its file may be
+// elsewhere by now.
+NetworkSpec network_for(const TrainConfig& config, const DatasetInfo& dataset, const Checkpoint* resumed) {
+  if (resumed != nullptr && is_network_file(config.model) &&
+      config.model == parse_saved({resumed->config(), resumed->path()}).model) {
+    return resolve_network(parse_network(resumed->model(), config.model), dataset.shape, dataset.classes);
+  }
+  return choose_network(config.model, config.stem, dataset.shape, dataset.classes);
+}
+
+void check_resumed(const RunPlan& run) {
+  run.resumed->check_fits(run.checkpoint);
+  if (run.resumed->step() < run.schedule.steps()) return;
+  throw UserError::format(
+      "--resume: {} is of step {}, and the run has {} steps: nothing is left to do; give more --epochs or "
+      "--steps",
+      run.resumed->path(), run.resumed->step(), run.schedule.steps());
 }
 
 }  // namespace
@@ -167,15 +192,16 @@ int count_workers(const TrainConfig& config, const Machine& machine) {
   return static_cast<int>(place_workers(config, machine, 0).workers.size());
 }
 
-Job plan_job(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset,
-             bool check_memory) {
+Job plan_job(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset, bool check_memory,
+             std::shared_ptr<const Checkpoint> resumed) {
   // Read once: it may come through a pipe.
-  const NetworkSpec spec = choose_network(config.model, config.stem, dataset.shape, dataset.classes);
+  const NetworkSpec spec = network_for(config, dataset, resumed.get());
   int workers_in_memory = 0;  // no limit known
   const auto plan = [&](const TrainConfig& of) {
-    return plan_with(of, machine, dataset, spec, workers_in_memory, check_memory);
+    return plan_with(of, machine, dataset, spec, workers_in_memory, check_memory, resumed);
   };
   Job job = plan(config);
+  if (resumed) check_resumed(job.run);
   if (!check_memory) return job;
   const AvailableMemory memory = available_memory();
   // Fewer workers have larger shards each, so what fits is found one by one.

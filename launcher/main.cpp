@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,6 +25,7 @@
 #include "launcher/job.h"
 #include "launcher/model_command.h"
 #include "launcher/options.h"
+#include "launcher/resume.h"
 #include "launcher/topo_command.h"
 #include "launcher/train_command.h"
 #include "launcher/version.h"
@@ -81,9 +83,18 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
   const int argc = static_cast<int>(argv.size());
   const std::string command = argc > 1 ? words[1] : "--help";
   if (command == "train") {
-    const TrainConfig config = parse_train(argc - 1, argv.data() + 1);
+    TrainConfig config = parse_train(argc - 1, argv.data() + 1);
+    std::optional<ResumePoint> resume;
+    if (!config.resume.empty()) {
+      if (reads_a_pipe(words)) {
+        throw UserError("--resume: the configuration is read twice, and --config is no file that can be");
+      }
+      resume = find_resume_point(config.resume, config.run_dir);
+      const BaseConfig base{resume->checkpoint->config(), resume->checkpoint->path()};
+      config = parse_train(argc - 1, argv.data() + 1, &base);
+    }
     limit_pool_spinning(config.threads_per_worker, words);
-    return train_command(config, began_ns);
+    return train_command(config, resume ? &*resume : nullptr, began_ns);
   }
   if (command == "topo") return topo_command(parse_topo(argc - 1, argv.data() + 1), began_ns);
   if (command == "check") return check_command(parse_check(argc - 1, argv.data() + 1));

@@ -182,6 +182,17 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
       table.text("run-dir", "DIR", config.run_dir,
                  "where the run's files go; left out: runs/<date>-<model> in the working directory");
   run_dir.in_dump = false;
+  table.whole("checkpoint-every", "N", config.checkpoint_every, 0, kMostSteps,
+              "steps from one checkpoint to the next; 0: none but the last, when the run ends or is stopped");
+  table.whole("checkpoint-epochs", "E", config.checkpoint_epochs, 0, kMostImages, "the same in epochs");
+  table.number_or_off("checkpoint-minutes", "M", config.checkpoint_minutes,
+                      {.low = 0, .low_included = false, .high = 1e6}, "the same in minutes");
+  table.whole("keep", "K", config.keep, 1, kMostImages, "how many checkpoints are kept: the latest ones");
+  Option& resume =
+      table.text("resume", "latest|FILE", config.resume,
+                 "go on from a checkpoint, in its run's directory unless --run-dir says another; "
+                 "its configuration holds where no other is given");
+  resume.in_file = resume.in_dump = false;
   table.number("deadline", "SECONDS", config.deadline, {.low = 0, .low_included = false, .high = 1e6},
                "how long a worker may show no sign of life before it is replaced");
   table.whole("max-restarts", "N", config.max_restarts, 0, kMostImages,
@@ -190,10 +201,11 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
   return table;
 }
 
-TrainConfig parse_train(int argc, const char* const* argv) {
+TrainConfig parse_train(int argc, const char* const* argv, const BaseConfig* base) {
   TrainConfig config;
   std::string config_file;
   OptionTable table = train_table(config, config_file);
+  if (base != nullptr) table.parse_yaml(base->yaml, base->where);
   table.parse(argc, argv);
   settle_optimizer(table, config);
   settle_schedule(table, config);
@@ -204,6 +216,11 @@ TrainConfig parse_train(int argc, const char* const* argv) {
   }
   if (!config.data.empty()) config.data = std::filesystem::absolute(config.data).lexically_normal().string();
   return config;
+}
+
+TrainConfig parse_saved(const BaseConfig& saved) {
+  const char* const command = "train";
+  return parse_train(1, &command, &saved);
 }
 
 TopoOptions parse_topo(int argc, const char* const* argv) {

@@ -84,10 +84,18 @@ struct CheckpointOptions {
   bool json = false;               // of show
 };
 
+// What a run goes on from: a checkpoint's configuration, which the file and the command line change.
+struct BaseConfig {
+  std::string yaml;
+  std::string where;  // for messages
+};
+
 // Reads the command line of `annulus train` and the YAML file it names with --config. argv[0] is the
 // command's own name and is skipped. Throws UserError (with flag or file, line and key; the value; the
 // remedy), or HelpRequest. Combinations are left to check_combinations, which needs the number of workers.
-TrainConfig parse_train(int argc, const char* const* argv);
+TrainConfig parse_train(int argc, const char* const* argv, const BaseConfig* base = nullptr);
+// A configuration that was saved, by itself.
+TrainConfig parse_saved(const BaseConfig& saved);
 
 // The same for the other commands.
 TopoOptions parse_topo(int argc, const char* const* argv);

@@ -72,13 +72,16 @@ std::string to_line(const EvalSummary& evaluation) {
          "\n";
 }
 
-// What is read from a file is read from the run's own copy when the run is repeated.
-TrainConfig saved_config(const TrainConfig& config, const fs::path& directory) {
-  TrainConfig saved = config;
-  if (is_network_file(config.model)) {
-    saved.model = fs::absolute(directory / "model.yaml").lexically_normal().string();
+// Takes the lines away that tell of later steps than the run goes on from.
+void cut_metrics(const fs::path& path, uint32_t step) {
+  std::ifstream file(path);
+  if (!file) return;
+  std::string kept;
+  for (std::string line; std::getline(file, line);) {
+    const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);  // the last one may be torn
+    if (json.is_object() && json.value("step", uint64_t{0}) <= step) kept += line + "\n";
   }
-  return saved;
+  write_file(path, kept);
 }
 
 // The scribe's whole life. Writes nothing before the data is there: until then the run may yet be refused.
@@ -93,9 +96,10 @@ int write_run_files(const fs::path& directory, const Job& job, const Segment& se
     if (segment.header().data_ready.load(std::memory_order_acquire) == 0) return;
     if (!metrics.is_open()) {
       write_file(directory / "model.yaml", describe_network(job.run.spec, 1));
-      write_file(directory / "config.yaml", to_yaml(saved_config(job.run.config, directory)));
+      write_file(directory / "config.yaml", to_yaml(saved_config(job.run.config, directory.string())));
       write_file(directory / "plan.json", nlohmann::json(job.run.network).dump(1) + "\n");
-      metrics.open(directory / "metrics.jsonl", std::ios::binary);
+      cut_metrics(directory / "metrics.jsonl", job.run.initial_step());
+      metrics.open(directory / "metrics.jsonl", std::ios::binary | std::ios::app);
     }
     aggregator.poll([&](const StepSummary& step) { metrics << to_line(step, job.run); },
                     [&](const EvalSummary& evaluation) { metrics << to_line(evaluation); });
@@ -125,13 +129,22 @@ int write_run_files(const fs::path& directory, const Job& job, const Segment& se
 
 }  // namespace
 
-RunDirectory::RunDirectory(const std::string& wanted, const std::string& model) {
+TrainConfig saved_config(const TrainConfig& config, const std::string& directory) {
+  TrainConfig saved = config;
+  if (is_network_file(config.model)) {
+    saved.model = fs::absolute(fs::path(directory) / "model.yaml").lexically_normal().string();
+  }
+  return saved;
+}
+
+RunDirectory::RunDirectory(const std::string& wanted, const std::string& model, const std::string& goes_on) {
   std::error_code error;
   path_ = wanted.empty() ? dated_name(model) : wanted;
   for (int i = 2; wanted.empty() && fs::exists(path_, error); ++i) {
     path_ = fmt::format("{}-{}", dated_name(model), i);
   }
-  if (fs::exists(fs::path(path_) / "config.yaml", error)) {
+  const bool same = !goes_on.empty() && fs::equivalent(path_, goes_on, error);
+  if (!same && fs::exists(fs::path(path_) / "config.yaml", error)) {
     throw UserError::format("--run-dir {}: holds a run already; choose another directory, or remove this one",
                             path_);
   }

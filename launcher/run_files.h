@@ -26,8 +26,9 @@ namespace annulus {
 class RunDirectory {
  public:
   // `wanted`: the directory that the user asked for, or empty for runs/<date>-<model>. Throws UserError when
-  // it cannot be made or written, or when it holds a run already. Makes it, with missing parents.
-  RunDirectory(const std::string& wanted, const std::string& model);
+  // it cannot be made or written, or when it holds a run already, unless that is the one that goes on (by its
+  // directory). Makes it, with missing parents.
+  RunDirectory(const std::string& wanted, const std::string& model, const std::string& goes_on = "");
 
   const std::string& path() const { return path_; }
 
@@ -38,6 +39,9 @@ class RunDirectory {
   std::string path_;
   std::vector<std::string> made_;  // directories that did not exist before, innermost first
 };
+
+// The configuration that repeats a run: what it reads from a file is read from the run's own copy.
+TrainConfig saved_config(const TrainConfig& config, const std::string& directory);
 
 class Scribe {
  public:

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "kernels/parallel_for.h"
+#include "launcher/checkpointer.h"
 #include "launcher/heartbeat_watch.h"
 #include "launcher/limits.h"
 #include "launcher/placement_report.h"
@@ -54,6 +55,10 @@ void bind_threads(const std::vector<int>& cpus) {
   });
 }
 
+// Tags of epoll events; workers have their rank.
+constexpr uint64_t kSignals = 1 << 20, kTimer = kSignals + 1, kChanged = kSignals + 2, kLoader = kSignals + 3,
+                   kWriter = kSignals + 4;
+
 class Supervisor {
  public:
   Supervisor(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns);
@@ -61,6 +66,7 @@ class Supervisor {
   JobOutcome run();
 
  private:
+  void serve();
   void start_loader();
   void start_worker(int rank, uint32_t left);
   void watch(int fd, uint64_t tag);
@@ -102,18 +108,17 @@ class Supervisor {
   Recovery recovery_;
   RecoveryReport report_;  // of the recovery under way
   RestartBudget restarts_;
+  Checkpointer checkpointer_;
   std::vector<OomKills> oom_kills_;
   int stop_signal_ = 0;
   int64_t last_tick_ns_ = 0;
   int64_t ending_ns_ =
       0;  // since when ranks have been told to leave before they have finished; 0: they have not
   bool has_trained_ = false;
+  bool stops_at_once_ = false;
   bool placement_read_ = false;
   JobOutcome outcome_;
 };
-
-// Tags of epoll events; workers have their rank.
-constexpr uint64_t kSignals = 1 << 20, kTimer = kSignals + 1, kChanged = kSignals + 2, kLoader = kSignals + 3;
 
 // Puts a range of the segment on its rank's node, or, without a rank, on all nodes in turn.
 KernelAnswer bind_home(const Machine& machine, const Placement& placement, void* address, uint64_t bytes,
@@ -154,6 +159,7 @@ Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver
       heartbeats_(segment_.controls(), static_cast<int64_t>(job.run.config.deadline * 1e9)),
       recovery_(segment_),
       restarts_(job.run.config.max_restarts),
+      checkpointer_(job, segment_, observer.warning, [this](int pidfd) { watch(pidfd, kWriter); }),
       oom_kills_(read_oom_kills()) {
   outcome_.startup.reserved = seconds();
   if (!bind_refusal_.empty()) observer_.warning("shared memory is not bound to NUMA nodes: " + bind_refusal_);
@@ -223,31 +229,14 @@ void Supervisor::start_worker(int rank, uint32_t left) {
 }
 
 JobOutcome Supervisor::run() {
-  while (!all_ended()) {
-    epoll_event events[16];
-    const int count = epoll_wait(epoll_, events, 16, -1);
-    for (int i = 0; i < count; ++i) {
-      switch (const uint64_t tag = events[i].data.u64; tag) {
-        case kSignals:
-          on_signal();
-          break;
-        case kTimer:
-          on_tick();
-          break;
-        case kChanged: {
-          uint64_t value;
-          (void)!read(changed_, &value, sizeof value);
-          check_states();
-          break;
-        }
-        case kLoader:
-          on_loader_end();
-          break;
-        default:
-          on_worker_end(static_cast<int>(tag));
-      }
-    }
+  while (!all_ended()) serve();
+  // Nobody writes the state any more.
+  if (!stops_at_once_ && segment_.versions().committed() != Versions::kNone) {
+    while (checkpointer_.writing()) serve();
+    checkpointer_.write_last(segment_.versions().committed());
+    while (checkpointer_.writing()) serve();
   }
+  outcome_.checkpoints = checkpointer_.counts();
   aggregator_.poll(observer_.step, observer_.evaluation);
   if (aggregator_.lost() > 0) {
     observer_.warning(
@@ -262,11 +251,43 @@ JobOutcome Supervisor::run() {
         weights_checksum(job_.run.network, job_.run.buckets, segment_.weights_after(committed));
   }
   for (int rank = 0; rank < segment_.ranks(); ++rank) {
+    outcome_.held_ns =
+        std::max(outcome_.held_ns, segment_.rank(rank).held_ns.load(std::memory_order_relaxed));
     outcome_.descriptors += segment_.rank(rank).descriptors.load(std::memory_order_relaxed);
     outcome_.bytes += segment_.rank(rank).bytes.load(std::memory_order_relaxed);
   }
   if (outcome_.exit_code == 0 && stop_signal_ != 0) outcome_.exit_code = 128 + stop_signal_;
   return std::move(outcome_);
+}
+
+// Takes up what has happened, or waits for something to happen.
+void Supervisor::serve() {
+  epoll_event events[16];
+  const int count = epoll_wait(epoll_, events, 16, -1);
+  for (int i = 0; i < count; ++i) {
+    switch (const uint64_t tag = events[i].data.u64; tag) {
+      case kSignals:
+        on_signal();
+        break;
+      case kTimer:
+        on_tick();
+        break;
+      case kChanged: {
+        uint64_t value;
+        (void)!read(changed_, &value, sizeof value);
+        check_states();
+        break;
+      }
+      case kLoader:
+        on_loader_end();
+        break;
+      case kWriter:
+        checkpointer_.on_writer_end([this](ChildProcess& writer) { return collect(writer); });
+        break;
+      default:
+        on_worker_end(static_cast<int>(tag));
+    }
+  }
 }
 
 void Supervisor::on_signal() {
@@ -279,8 +300,10 @@ void Supervisor::on_signal() {
     }
     const bool again = stop_signal_ != 0;
     stop_signal_ = signal;
-    if (again || !has_trained_) {
-      end_ranks();  // asked twice, or nothing has begun that could be finished
+    if (again || !has_trained_) {  // asked twice, or nothing has begun that could be finished
+      stops_at_once_ = true;
+      end_ranks();
+      checkpointer_.kill_writer();
     } else {
       header_.stop_requested.store(1, std::memory_order_release);
     }
@@ -305,9 +328,10 @@ void Supervisor::on_tick() {
   uint64_t expirations;
   (void)!read(timer_, &expirations, sizeof expirations);
   const int64_t now = now_ns();
+  const int64_t elapsed = std::min(now - last_tick_ns_, kTickNs);  // a machine that was stopped does not age
   check_states();
-  check_heartbeats(
-      std::min(now - last_tick_ns_, kTickNs));  // a machine that was stopped does not age its ranks
+  check_heartbeats(elapsed);
+  checkpointer_.poll(elapsed);
   last_tick_ns_ = now;
   if (ending_ns_ != 0 && now - ending_ns_ > kUnwindNs) kill_ranks();
   aggregator_.poll(observer_.step, observer_.evaluation);
@@ -406,6 +430,7 @@ void Supervisor::recover() {
 
 void Supervisor::check_states() {
   recover();
+  checkpointer_.poll(0);
   has_trained_ = has_trained_ || every_rank(RankState::kTraining);
   if (outcome_.startup.ready == 0 && every_rank(RankState::kReady)) outcome_.startup.ready = seconds();
   const bool finished = every_rank(RankState::kFinished);

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "launcher/checkpointer.h"
 #include "launcher/child_process.h"
 #include "launcher/job.h"
 #include "runtime/segment.h"
@@ -66,6 +67,8 @@ struct JobOutcome {
   uint64_t checksum = 0;                // of the weights after committed_step
   uint64_t descriptors = 0, bytes = 0;  // that all ranks handed over through rings
   int64_t pss_bytes = 0;  // memory of launcher and workers together, shared pages once, before they left
+  CheckpointCounts checkpoints;
+  int64_t held_ns = 0;  // that a rank waited for checkpoints to be copied: the longest of all, over the run
   PlacementReport placement;
   StartupTimes startup;
 };

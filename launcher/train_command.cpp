@@ -15,6 +15,7 @@
 #include "launcher/terminal.h"
 #include "launcher/topology_drawing.h"
 #include "runtime/checksum.h"
+#include "runtime/network_yaml.h"
 #include "telemetry/progress.h"
 
 namespace annulus {
@@ -68,6 +69,18 @@ std::string to_text(const RunSummary& summary) {
   text += fmt::format("rings      {} descriptors, {} handed over in place\n",
                       with_thousands(static_cast<int64_t>(outcome.descriptors)), format_bytes(outcome.bytes));
   text += fmt::format("placement  {}\n", describe_placement(outcome.placement));
+  if (outcome.restarts > 0) text += fmt::format("restarts   {} processes were replaced\n", outcome.restarts);
+  const CheckpointCounts& checkpoints = outcome.checkpoints;
+  if (checkpoints.written + checkpoints.failed + checkpoints.skipped > 0) {
+    text += fmt::format(
+        "checkpoint {} written, {} failed, {} left out; copied in {:.1f} ms, written in {:.1f} ms "
+        "at most, training held up {:.1f} ms in all\n",
+        checkpoints.written, checkpoints.failed, checkpoints.skipped, checkpoints.copy_ns * 1e-6,
+        checkpoints.write_ns * 1e-6, outcome.held_ns * 1e-6);
+  }
+  if (!checkpoints.last.empty()) {
+    text += fmt::format("           {} ({})\n", checkpoints.last, format_bytes(checkpoints.bytes));
+  }
   if (outcome.pss_bytes > 0) {
     text += fmt::format("memory     {} in all processes, segment {}\n", format_bytes(outcome.pss_bytes),
                         format_bytes(summary.job.segment.bytes));
@@ -99,6 +112,15 @@ std::string to_json(const RunSummary& summary) {
                                  {"pages", outcome.placement.pages()},
                                  {"remote_pages", outcome.placement.remote()},
                                  {"pss_bytes", outcome.pss_bytes},
+                                 {"restarts", outcome.restarts},
+                                 {"checkpoints",
+                                  {{"written", outcome.checkpoints.written},
+                                   {"failed", outcome.checkpoints.failed},
+                                   {"skipped", outcome.checkpoints.skipped},
+                                   {"last", outcome.checkpoints.last},
+                                   {"copy_ms", outcome.checkpoints.copy_ns * 1e-6},
+                                   {"write_ms", outcome.checkpoints.write_ns * 1e-6},
+                                   {"held_ms", outcome.held_ns * 1e-6}}},
                                  {"weights", format_checksum(outcome.checksum)}};
   if (summary.progress.steps_done() > 0) json["first_step_s"] = summary.first_step_s();
   if (summary.evaluation) json["test_accuracy"] = summary.evaluation->accuracy;
@@ -117,11 +139,17 @@ TrainConfig with_data_found(const TrainConfig& config, const DatasetInfo& datase
 
 }  // namespace
 
-int train_command(const TrainConfig& config, int64_t began_ns) {
+int train_command(const TrainConfig& config, const ResumePoint* resume, int64_t began_ns) {
   const Machine machine = Machine::this_machine();
   const DatasetInfo dataset = describe_dataset(config.dataset, config.data);
-  const Job job = plan_job(with_data_found(config, dataset), machine, dataset, true);
-  const RunDirectory directory(config.run_dir, job.run.spec.name);
+  Job job = plan_job(with_data_found(config, dataset), machine, dataset, true,
+                     resume != nullptr ? resume->checkpoint : nullptr);
+  const std::string of_run = resume != nullptr ? resume->run_dir : "";
+  const RunDirectory directory(config.run_dir.empty() ? of_run : config.run_dir, job.run.spec.name, of_run);
+  job.checkpoints = {.directory = checkpoint_directory(directory.path()),
+                     .texts = {.seed = job.run.config.seed,
+                               .config = to_yaml(saved_config(job.run.config, directory.path())),
+                               .model = to_yaml(job.run.spec)}};
   const double planned_s = (now_ns() - began_ns) * 1e-9;
 
   Terminal terminal;
@@ -129,6 +157,10 @@ int train_command(const TrainConfig& config, int64_t began_ns) {
     if (!config.quiet) terminal.line(text);
   };
   say(headline(job));
+  if (resume != nullptr) {
+    for (const std::string& warning : resume->warnings) terminal.line("warning: " + warning);
+    say(fmt::format("goes on after step {} from {}", resume->checkpoint->step(), resume->checkpoint->path()));
+  }
   for (const std::string& note : job.notes) say("note: " + note);
   for (const std::string& warning : job.warnings) terminal.line("warning: " + warning);
 

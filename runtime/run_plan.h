@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "collectives/exchange.h"
 #include "kernels/network.h"
 #include "runtime/buckets.h"
+#include "runtime/checkpoint.h"
 #include "runtime/dataset.h"
 #include "runtime/segment_layout.h"
 #include "runtime/step_schedule.h"
@@ -26,7 +28,11 @@ struct RunPlan {
   WaitPolicy waiting;
   // Per rank the CPU of its communication thread (-1: unbound); empty: exchanges run on the compute threads.
   std::vector<int> comm_cpus = {};
+  CheckpointPlan checkpoint = {};
+  std::shared_ptr<const Checkpoint> resumed = nullptr;  // what the run goes on from; null: from new weights
 
+  // The step that the initial state is that of.
+  uint32_t initial_step() const { return resumed ? resumed->step() : 0; }
   SegmentInputs segment_inputs() const;
 };
 

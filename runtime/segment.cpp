@@ -1,8 +1,10 @@
 #include "runtime/segment.h"
 
+#include <cstring>
 #include <new>
 
 #include "collectives/norm_meeting.h"
+#include "runtime/arena.h"
 #include "telemetry/check.h"
 
 namespace annulus {
@@ -39,6 +41,7 @@ Segment::Segment(const SegmentPlan& plan, const SegmentInputs& inputs, uint64_t 
   header.rings = plan.rings;
   header.state = plan.state;
   header.gradients = plan.gradients;
+  header.snapshot = plan.snapshot;
   header.data = plan.data;
   header.attempt.store(1, std::memory_order_relaxed);
   reset_exchange(Versions::kNone);
@@ -53,6 +56,30 @@ void Segment::reset_exchange(uint32_t committed) const {
       if (plan_.ring_offsets[from * ranks_ + to] != 0) ring(from, to).reset();
     }
   }
+}
+
+CheckpointState Segment::state_after(uint32_t step) const {
+  CheckpointState state{.step = step, .weights = weights_after(step), .moments = {}};
+  for (int array = 0; array < 2; ++array) state.moments[array] = moments_after(step, array);
+  if (weight_generations_ > 2) state.previous = weights_after(step == 0 ? 0 : step - 1);
+  return state;
+}
+
+CheckpointState Segment::copy_to_snapshot(const CheckpointState& state) const {
+  CHECK(plan_.snapshot.bytes != 0, "no room for a snapshot");
+  populate(base() + plan_.snapshot.offset, plan_.snapshot.bytes);
+  std::byte* next = base() + plan_.snapshot.offset;
+  const auto copy = [&](const float* array) -> const float* {
+    if (array == nullptr) return nullptr;
+    const void* const at = std::memcpy(next, array, plan_.state_array_bytes);
+    next += plan_.state_array_bytes;
+    return static_cast<const float*>(at);
+  };
+  CheckpointState copied = state;
+  copied.weights = copy(state.weights);
+  for (const float*& moment : copied.moments) moment = copy(moment);
+  copied.previous = copy(state.previous);
+  return copied;
 }
 
 Versions Segment::versions() const {

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "collectives/shared_memory.h"
+#include "runtime/checkpoint.h"
 #include "runtime/segment_layout.h"
 
 namespace annulus {
@@ -51,6 +52,10 @@ class Segment {
   float* moments_after(uint32_t step, int array = 0) const {
     return moments(static_cast<int>(step % 2), array);
   }
+  // What step `step` has left, for a checkpoint; whole as long as the step's generation is.
+  CheckpointState state_after(uint32_t step) const;
+  // Copies it to the snapshot, and returns it as it lies there.
+  CheckpointState copy_to_snapshot(const CheckpointState& state) const;
   std::byte* norms() const {
     return base() + plan_.norms.offset;
   }  // of NormMeeting; only with SegmentInputs::norms

@@ -121,6 +121,10 @@ SegmentPlan plan_segment(const SegmentInputs& inputs) {
   plan_rings(inputs, cursor, plan);
   plan_state(inputs, cursor, plan);
   plan_gradients(inputs, cursor, plan);
+  const uint64_t snapshot = cursor.take(0, kPageBytes);
+  cursor.take(inputs.snapshot_arrays() * plan.state_array_bytes, kPageBytes);
+  plan.snapshot = cursor.since(snapshot);
+  plan.homes.push_back({plan.snapshot, -1});
   plan_data(inputs.dataset, cursor, plan);
   plan.bytes = cursor.since(0).bytes;
 
@@ -138,6 +142,7 @@ SegmentPlan plan_segment(const SegmentInputs& inputs) {
   }
   plan.parts.push_back({inputs.gradient_sets() == 1 ? "gradients, all ranks" : "gradients, all ranks, 2 sets",
                         plan.gradients.bytes});
+  if (inputs.snapshot) plan.parts.push_back({"snapshot for checkpoints", plan.snapshot.bytes});
   plan.parts.push_back({"images and labels", plan.data.bytes});
   return plan;
 }

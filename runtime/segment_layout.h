@@ -7,9 +7,10 @@
 //              rank's    any        receiver's  a slice's pages on    rank's node             all nodes of
 //              node      node       node        its owner's node                              ranks in turn
 //
-// With --clip there is a section of norms behind the versions (norm_meeting.h). There are 0, 1 or 2 arrays of
-// moments. With --staleness 1 there is a third generation of weights behind the two of weights and moments,
-// and gradients have two sets of buffers, not one.
+// With --clip there is a section of norms behind the versions (norm_meeting.h). Where checkpoints are made
+// during the run there is a snapshot behind the gradients: the arrays of one generation. There are 0, 1 or 2
+// arrays of moments. With --staleness 1 there is a third generation of weights behind the two of weights and
+// moments, and gradients have two sets of buffers, not one.
 //
 // Sections start on pages. Everything inside is 64-byte aligned, words of different ranks 128 bytes apart or
 // more. Who writes what is said at each field; nothing is allocated after the fork and no lock lives here.
@@ -49,7 +50,7 @@ struct SegmentHeader {
   uint32_t state_arrays;        // of one generation: weights, and 0, 1 or 2 arrays of moments
   uint32_t weight_generations;  // step k's update writes weights k modulo this, and moments k modulo 2
   uint32_t gradient_sets;       // step k's gradients are in set k modulo this
-  Section rank_parts, versions, norms, rings, state, gradients, data;
+  Section rank_parts, versions, norms, rings, state, gradients, snapshot, data;
 
   alignas(kRankSpacing) WaitControl wait;
 
@@ -61,9 +62,21 @@ struct SegmentHeader {
   // The last step whose evaluation is complete; written in recoveries alone, while all ranks stand still.
   std::atomic<uint32_t> evaluated_step;
 
-  // Written by rank 0: the run's last step. Rank 0 lowers it to step k before it publishes its first bucket
-  // of step k; every rank reads it once step k is committed, so all of them stop at the same step.
+  std::atomic<uint32_t>
+      checkpoint_wanted;  // 1: make a checkpoint of the next step; 0 again once it is chosen
+
+  // Written by rank 0, before it publishes its first bucket of step k, so that every rank that sees step k
+  // committed sees them.
+  // The run's last step. Rank 0 lowers it to k; all of them stop at the same step.
   alignas(kRankSpacing) std::atomic<uint32_t> last_step;
+  // The last step that a checkpoint is made of; at first the run's initial one, which needs none. Its
+  // generation is not overwritten, by the update of two steps later, before copied_step has reached it (K1).
+  std::atomic<uint32_t> checkpoint_step;
+
+  // Written by the process that writes the checkpoint, by the launcher when there is none: the generation of
+  // this step is in the snapshot, or nobody will copy it (K0).
+  alignas(kRankSpacing) std::atomic<uint32_t> copied_step;
+  std::atomic<uint64_t> writer_beats;  // that process shows that it lives
 };
 static_assert(sizeof(SegmentHeader) <= kPageBytes);
 static_assert(alignof(SegmentHeader) == kRankSpacing);
@@ -79,6 +92,7 @@ struct RankPart {
   std::atomic<uint32_t> pid;
   std::atomic<uint64_t> arena_address, arena_bytes;  // private memory, for reading back where its pages lie
   std::atomic<uint32_t> step;                        // that it is in, or was in last
+  std::atomic<int64_t> held_ns;                      // waited for copies of generations
   std::atomic<uint64_t> descriptors, bytes;          // ExchangeCounts, as of the last finished step
   char failure[1024];  // why the rank gave up, zero-terminated; valid once state is kFailed
 
@@ -107,6 +121,7 @@ struct SegmentInputs {
   int staleness = 0;        // 1: an update goes on while the next step computes
   int waiting_threads = 1;  // of each rank; 2: exchanges have threads of their own
   bool norms = false;       // whether ranks meet for the norm of the gradient
+  bool snapshot = false;    // whether checkpoints are made during the run
   DatasetInfo dataset;
 
   // While step k computes on what step k-2 wrote, step k-1 still reads that and writes another; should step
@@ -114,12 +129,14 @@ struct SegmentInputs {
   int weight_generations() const { return 2 + staleness; }
   int gradient_sets() const { return 1 + staleness; }
   int all_state_arrays() const { return 2 * state_arrays + staleness; }
+  // What goes on from a step needs: weights, moments, and with staleness the weights before.
+  int snapshot_arrays() const { return snapshot ? state_arrays + staleness : 0; }
 
   ExchangePlan exchange() const { return {algorithm, ranks, shards, buckets.extents, domains}; }
 };
 
 struct SegmentPlan {
-  Section rank_parts, versions, norms, rings, state, gradients, data;
+  Section rank_parts, versions, norms, rings, state, gradients, snapshot, data;
   uint64_t bytes = 0;
 
   uint64_t rank_part_stride = 0;

@@ -13,6 +13,8 @@ StepSchedule::StepSchedule(const TrainConfig& config, int64_t images)
     : images_(images),
       batch_(config.batch_size),
       eval_every_(config.eval_every),
+      checkpoint_every_(config.checkpoint_every),
+      checkpoint_epochs_(config.checkpoint_epochs),
       learning_rate_(config.learning_rate),
       shape_(config.schedule == "cosine" ? Shape::kCosine
              : config.schedule == "step" ? Shape::kStep
@@ -48,11 +50,14 @@ StepImages StepSchedule::images(int64_t step) const {
   const int64_t begin = in_epoch * batch_, epoch = (step - 1) / steps_per_epoch_;
   const bool ends_epoch = in_epoch + 1 == steps_per_epoch_;
   const bool due = ends_epoch && eval_every_ > 0 && (epoch + 1) % eval_every_ == 0;
+  const bool saved = (checkpoint_every_ > 0 && step % checkpoint_every_ == 0) ||
+                     (ends_epoch && checkpoint_epochs_ > 0 && (epoch + 1) % checkpoint_epochs_ == 0);
   return {.epoch = epoch,
           .begin = begin,
           .count = std::min(batch_, images_ - begin),
           .ends_epoch = ends_epoch,
-          .evaluated = due || step == steps_};
+          .evaluated = due || step == steps_,
+          .saved = saved};
 }
 
 float StepSchedule::learning_rate(int64_t step) const {

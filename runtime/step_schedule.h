@@ -16,6 +16,7 @@ struct StepImages {
   int64_t count = 0;  // global batch of this step; less than the configured one only in a kept last batch
   bool ends_epoch = false;
   bool evaluated = false;  // whether the test images are evaluated after it
+  bool saved = false;      // whether a checkpoint of it is due, by steps or epochs
 };
 
 // The version of the weights that step `step` computes its gradients from: the update before it, or with
@@ -50,7 +51,9 @@ class StepSchedule {
 
   int64_t images_;
   int64_t batch_;
-  int64_t eval_every_;  // epochs; 0: only at the end
+  int64_t eval_every_;         // epochs; 0: only at the end
+  int64_t checkpoint_every_;   // steps; 0: none
+  int64_t checkpoint_epochs_;  // epochs; 0: none
   int64_t steps_per_epoch_;
   int64_t steps_;
   double learning_rate_;

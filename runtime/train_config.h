@@ -55,9 +55,14 @@ struct TrainConfig {
   int staleness = 0;                 // 1: gradients are those of the weights one update back
 
   // Around the run.
-  std::string run_dir;       // empty: runs/<date>-<model> below the working directory
-  double deadline = 10;      // seconds without a heartbeat after which a worker counts as hung
-  int64_t max_restarts = 3;  // processes replaced in 1,000 steps
+  std::string run_dir;            // empty: runs/<date>-<model> below the working directory
+  std::string resume;             // latest, or a checkpoint's path; empty: begin anew
+  int64_t checkpoint_every = 0;   // steps from one checkpoint to the next; 0: none but the last
+  int64_t checkpoint_epochs = 0;  // epochs likewise
+  double checkpoint_minutes = 0;  // minutes likewise
+  int64_t keep = 3;               // checkpoints that are kept, the latest ones
+  double deadline = 10;           // seconds without a heartbeat after which a worker counts as hung
+  int64_t max_restarts = 3;       // processes replaced in 1,000 steps
   bool quiet = false;
 };
 
@@ -71,6 +76,11 @@ inline TrainConfig resolved(TrainConfig config, int workers) {
   if (config.shards == 0) config.shards = workers * config.accumulate;
   config.accumulate = 1;
   return config;
+}
+
+// Whether checkpoints are made while the run goes on, not only when it ends.
+inline bool makes_checkpoints(const TrainConfig& config) {
+  return config.checkpoint_every > 0 || config.checkpoint_epochs > 0 || config.checkpoint_minutes > 0;
 }
 
 inline bool uses_momentum(const TrainConfig& config) {

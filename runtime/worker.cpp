@@ -144,27 +144,65 @@ void Worker::join_attempt() {
   if (versions_.load(rank_, 0) == Versions::kNone) write_initial_state();
 }
 
+// The part of a parameter that this rank owns, in elements from the base of any array of parameters.
+ShardRange Worker::own_part(int parameter) const {
+  const int64_t begin = run_.buckets.offsets[parameter];
+  const int64_t end = begin + run_.network.parameters[parameter].layout.padded_elements();
+  const BucketExtent& bucket = run_.buckets.extents[run_.buckets.bucket_of[parameter]];
+  const ShardRange slice = slice_of(rank_, run_.config.workers, bucket);
+  const int64_t own_begin = std::max(begin, bucket.offset + slice.begin * kBlockElements);
+  return {own_begin, std::max(own_begin, std::min(end, bucket.offset + slice.end * kBlockElements))};
+}
+
+// New weights, or those of a checkpoint, with its moments. Fresh pages are zero: padding needs no write, nor
+// do new moments.
 void Worker::write_initial_state() {
-  float* weights = segment_.weights(0);  // fresh pages are zero: moments and padding need no write
   std::vector<float> blocked;
-  for (std::size_t i = 0; i < run_.network.parameters.size(); ++i) {
-    const ParameterPlan& parameter = run_.network.parameters[i];
-    const int64_t begin = run_.buckets.offsets[i];
-    const int64_t end = begin + parameter.layout.padded_elements();
-    const BucketExtent& bucket = run_.buckets.extents[run_.buckets.bucket_of[i]];
-    const ShardRange slice = slice_of(rank_, run_.config.workers, bucket);
-    const int64_t own_begin = std::max(begin, bucket.offset + slice.begin * kBlockElements);
-    const int64_t own_end = std::min(end, bucket.offset + slice.end * kBlockElements);
-    if (own_begin >= own_end) continue;
-    blocked.resize(end - begin);
-    draw_initial_weights(parameter, run_.config.seed, i, blocked);
-    std::copy(blocked.begin() + (own_begin - begin), blocked.begin() + (own_end - begin),
-              weights + own_begin);
+  const auto write = [&](int parameter, float* array, const auto& make) {
+    const ShardRange own = own_part(parameter);
+    if (own.count() == 0) return;
+    const int64_t begin = run_.buckets.offsets[parameter];
+    blocked.resize(run_.network.parameters[parameter].layout.padded_elements());
+    make(blocked);
+    std::copy(blocked.begin() + (own.begin - begin), blocked.begin() + (own.end - begin), array + own.begin);
     protocol_point(ProtocolPoint::kInitialize);
     progress();
+  };
+  const uint32_t step = run_.initial_step();
+  if (run_.resumed) {
+    for (const CheckpointTensor& tensor : run_.checkpoint.tensors) {
+      if (float* const array = restored_array(tensor.array)) {
+        write(tensor.parameter, array,
+              [&](std::vector<float>& to) { run_.resumed->restore(tensor, to.data()); });
+      }
+    }
+  } else {
+    for (int i = 0; i < static_cast<int>(run_.network.parameters.size()); ++i) {
+      write(i, segment_.weights_after(step), [&](std::vector<float>& to) {
+        draw_initial_weights(run_.network.parameters[i], run_.config.seed, i, to);
+      });
+    }
   }
-  for (int bucket = 0; bucket < versions_.buckets(); ++bucket) versions_.store(rank_, bucket, 0);
+  for (int bucket = 0; bucket < versions_.buckets(); ++bucket) versions_.store(rank_, bucket, step);
   waiter_.wake_all();
+}
+
+// Where this array of a checkpoint goes; null: nowhere.
+float* Worker::restored_array(StateArray array) const {
+  const uint32_t step = run_.initial_step();
+  switch (array) {
+    case StateArray::kCount:
+      return nullptr;
+    case StateArray::kWeights:
+      return segment_.weights_after(step);
+    case StateArray::kFirstMoment:
+      return segment_.moments_after(step, 0);
+    case StateArray::kSecondMoment:
+      return segment_.moments_after(step, 1);
+    case StateArray::kPrevious:
+      return step == 0 ? nullptr : segment_.weights_after(step - 1);
+  }
+  return nullptr;
 }
 
 bool Worker::step(uint32_t step) {
@@ -228,6 +266,7 @@ bool Worker::admit(uint32_t step) {
   if (rank_ == 0 && header_.stop_requested.load(std::memory_order_relaxed) != 0) {
     header_.last_step.store(step, std::memory_order_release);
   }
+  settle_checkpoint(step);
   updating_step_ = step;
   update_stores_.weights = weight_store_.choose(run_.buckets.elements);
   update_ = OptimizerStep(run_.config, step, run_.schedule.learning_rate(step));
@@ -235,11 +274,28 @@ bool Worker::admit(uint32_t step) {
   return true;
 }
 
+// A generation that a checkpoint is made of is overwritten only once it has been copied. Rank 0 chooses the
+// steps, and no new one before the last one is copied.
+void Worker::settle_checkpoint(uint32_t step) {
+  const uint32_t chosen = header_.checkpoint_step.load(std::memory_order_acquire);
+  const bool chooses =
+      rank_ == 0 && chosen < step && step < header_.last_step.load(std::memory_order_relaxed) &&
+      (run_.schedule.images(step).saved || header_.checkpoint_wanted.load(std::memory_order_relaxed) != 0);
+  if (chosen + 2 <= step || chooses) {
+    const int64_t before = waiter_.waited_ns();
+    waiter_.wait({Await::kLauncher, 0, 0, 0}, [&] {
+      return header_.copied_step.load(std::memory_order_acquire) >= chosen;  // K1
+    });
+    part_.held_ns.fetch_add(waiter_.waited_ns() - before, std::memory_order_relaxed);
+  }
+  if (chooses) header_.checkpoint_step.store(step, std::memory_order_release);
+}
+
 // Of the step that was admitted last.
 void Worker::finish_update() {
   if (updating_step_ == 0) return;
   exchange_->finish();
-  if (hidden_.under_way()) hidden_.end(exchange_ns());
+  if (hidden_.under_way()) end_exchange();
   if (meeting_) gradient_norm_ = meeting_->norm();
   const ExchangeCounts& counts = exchange_->counts();
   part_.descriptors.store(counted_.descriptors + counts.descriptors, std::memory_order_relaxed);
@@ -252,7 +308,13 @@ void Worker::progress() {
   waiter_.beat();
   waiter_.check_abort();
   exchange_->progress();
-  if (hidden_.under_way() && exchange_->finished()) hidden_.end(exchange_ns());
+  if (hidden_.under_way() && exchange_->finished()) end_exchange();
+}
+
+// The own slices hold the step's update.
+void Worker::end_exchange() {
+  hidden_.end(exchange_ns());
+  if (header_.checkpoint_step.load(std::memory_order_acquire) == updating_step_) notify_();
 }
 
 void Worker::evaluate_after(uint32_t step) {

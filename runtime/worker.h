@@ -55,9 +55,9 @@ class HiddenTime {
 class Worker {
  public:
   // `run` and `segment` outlive the worker. Runs in the worker's own process, after it has been bound.
-  // `notify` tells the launcher that this rank's RankState has changed, or that it has parked. `left`: the
-  // attempt that this rank has left, as the launcher had it before the fork: the one under way is not to be
-  // joined.
+  // `notify` tells the launcher that this rank's RankState has changed, that it has parked, or that its part
+  // of a checkpoint's step is done. `left`: the attempt that this rank has left, as the launcher had it
+  // before the fork: the one under way is not to be joined.
   Worker(const RunPlan& run, const Segment& segment, int rank, std::function<void()> notify,
          uint32_t left = kNoAttempt);
 
@@ -71,10 +71,14 @@ class Worker {
   void train();
   void park();
   void enter(RankState state);
+  ShardRange own_part(int parameter) const;
   void write_initial_state();
+  float* restored_array(StateArray array) const;
   // Each returns false where the run had ended with the step before.
   bool step(uint32_t step);
   bool admit(uint32_t step);
+  void settle_checkpoint(uint32_t step);
+  void end_exchange();
   bool backward(uint32_t step, const float* weights, const RankSum::Shard& shard, bool empty, bool last);
   void evaluate_after(uint32_t step);  // if an evaluation is due
   bool evaluates_after(const StepImages& images) const;

@@ -1,0 +1,91 @@
+#include "launcher/resume.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "runtime/checkpoint_directory.h"
+#include "telemetry/error.h"
+
+namespace annulus {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kRuns = "runs";
+
+// Of the runs below kRuns that have checkpoints, the one whose directory of them changed last comes first.
+std::vector<fs::path> runs_with_checkpoints() {
+  std::vector<std::pair<fs::file_time_type, fs::path>> found;
+  std::error_code error;
+  for (const fs::directory_entry& run : fs::directory_iterator(kRuns, error)) {
+    const fs::path directory = checkpoint_directory(run.path().string());
+    if (fs::is_directory(directory, error) && !list_checkpoints(directory.string()).empty()) {
+      found.emplace_back(fs::last_write_time(directory, error), run.path());
+    }
+  }
+  std::sort(found.rbegin(), found.rend());
+  std::vector<fs::path> runs;
+  for (auto& [time, run] : found) runs.push_back(std::move(run));
+  return runs;
+}
+
+std::string run_of(const fs::path& checkpoints) {
+  const fs::path run = fs::absolute(checkpoints).lexically_normal().parent_path();
+  std::error_code error;
+  return fs::exists(run / "config.yaml", error) ? run.string() : "";
+}
+
+ResumePoint latest_in(const fs::path& directory) {
+  ResumePoint point;
+  point.checkpoint = std::make_shared<const Checkpoint>(latest_checkpoint(
+      directory.string(), [&](const std::string& text) { point.warnings.push_back("skipped " + text); }));
+  point.run_dir = run_of(directory);
+  return point;
+}
+
+ResumePoint latest_run() {
+  std::string damaged;
+  for (const fs::path& run : runs_with_checkpoints()) {
+    try {
+      return latest_in(checkpoint_directory(run.string()));
+    } catch (const UserError& error) {
+      damaged += fmt::format("\n  {}", error.what());
+    }
+  }
+  throw UserError::format(
+      "--resume latest: no run in {} has an intact checkpoint; name one (--resume FILE) or its run's "
+      "directory "
+      "(--run-dir DIR), or begin anew without --resume{}",
+      fs::absolute(kRuns).string(), damaged);
+}
+
+}  // namespace
+
+std::string checkpoint_directory(const std::string& run_dir) {
+  return (fs::path(run_dir) / "checkpoints").string();
+}
+
+ResumePoint find_resume_point(const std::string& resume, const std::string& run_dir) {
+  std::error_code error;
+  if (resume == "latest") {
+    if (run_dir.empty()) return latest_run();
+    const std::string directory = checkpoint_directory(run_dir);
+    if (!fs::is_directory(directory, error)) {
+      throw UserError::format(
+          "--resume latest: {} has no checkpoints; name a checkpoint (--resume FILE), or begin anew without "
+          "--resume",
+          run_dir);
+    }
+    return latest_in(directory);
+  }
+  if (fs::is_directory(resume, error)) {
+    const std::string inside = checkpoint_directory(resume);
+    return latest_in(fs::is_directory(inside, error) ? inside : resume);
+  }
+  ResumePoint point;
+  point.checkpoint = std::make_shared<const Checkpoint>(resume);
+  point.run_dir = run_of(fs::absolute(resume).parent_path());
+  return point;
+}
+
+}  // namespace annulus

@@ -1,0 +1,27 @@
+// --resume: which checkpoint a run goes on from.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/checkpoint.h"
+#include "runtime/train_config.h"
+
+namespace annulus {
+
+struct ResumePoint {
+  std::shared_ptr<const Checkpoint> checkpoint;
+  std::string run_dir;                // of the run that made it; empty: it lies in no run's directory
+  std::vector<std::string> warnings;  // damaged ones that were skipped
+};
+
+// Where a run's checkpoints lie.
+std::string checkpoint_directory(const std::string& run_dir);
+
+// `resume`: "latest", for the latest intact checkpoint in `run_dir`, or, where that is empty, of the run
+// below runs/ that made one last; or the path of a checkpoint, of a directory of them, or of a run's
+// directory. Throws UserError where there is none, naming each damaged one.
+ResumePoint find_resume_point(const std::string& resume, const std::string& run_dir);
+
+}  // namespace annulus
