@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "telemetry/check.h"
 
@@ -21,11 +22,23 @@ int64_t block_of(const TensorLayout& layout, int dim) {
 // Calls visit(offset) for each logical element in row-major order.
 template <typename Visit>
 void for_each_element(const TensorLayout& layout, Visit visit) {
+  if (layout.elements() == 0) return;
+  // An element's place is a sum over the dimensions; what each index contributes is looked up, since taking
+  // it apart into blocks costs several divisions.
+  std::array<std::vector<int64_t>, TensorLayout::kMaxDims> places;
   std::array<int64_t, TensorLayout::kMaxDims> index{};
   const std::span<const int64_t> position(index.data(), layout.dims_count);
-  for (int64_t left = layout.elements(); left > 0; --left) {
-    visit(layout.offset(position));
-    for (int d = layout.dims_count - 1; d >= 0 && ++index[d] == layout.dims[d]; --d) index[d] = 0;
+  for (int d = 0; d < layout.dims_count; ++d) {
+    for (; index[d] < layout.dims[d]; ++index[d]) places[d].push_back(layout.offset(position));
+    index[d] = 0;
+  }
+  const int last = layout.dims_count - 1;
+  if (last < 0) return visit(0);
+  for (int d = 0; d >= 0;) {
+    int64_t row = 0;
+    for (int k = 0; k < last; ++k) row += places[k][index[k]];
+    for (const int64_t place : places[last]) visit(row + place);
+    for (d = last - 1; d >= 0 && ++index[d] == layout.dims[d]; --d) index[d] = 0;
   }
 }
 

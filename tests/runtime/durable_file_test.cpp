@@ -189,6 +189,11 @@ TEST_F(DurableFileTest, DoesNotWriteThroughALinkInThePlaceOfItsTemporary) {
   write_new(path_, posix_calls());
   EXPECT_EQ(content(directory_.path("victim")), "precious");
   EXPECT_EQ(content(path_), kNew);
+  // Nor where the link cannot be taken away.
+  fs::create_symlink(directory_.path("victim"), directory_.path(".file.tmp"));
+  FaultyCalls calls("unlink", 1, Fault::kError, EACCES);
+  EXPECT_CONTAINS(user_error([&] { write_new(path_, calls); }), "open: File exists");
+  EXPECT_EQ(content(directory_.path("victim")), "precious");
 }
 
 TEST_F(DurableFileTest, ImpossiblePlacesAreRefusedWithARemedy) {

@@ -168,6 +168,7 @@ TEST(Safetensors, TensorsThatAreNoneAreRefused) {
   refused(tensor("F32", "[4294967296,4294967296]", "[0,8]"), "shape [4294967296, 4294967296] is too large");
   refused(tensor("F32", "[1152921504606846976,2]", "[0,8]"), "is too large");
   refused(tensor("F32", "[3]", "[0,8]"), "F32 [3] takes 12 bytes, but lies from 0 to 8");
+  refused(tensor("F32", "[1]", "[0,8]"), "F32 [1] takes 4 bytes, but lies from 0 to 8");
   refused(tensor("F32", "[2]", "[8,0]"), "takes 8 bytes, but lies from 8 to 0");
   refused(tensor("I64", "[]", "[0,4]"), "I64 [] takes 8 bytes");
 }
