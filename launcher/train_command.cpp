@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "launcher/options.h"
 #include "launcher/placement_report.h"
 #include "launcher/run_files.h"
 #include "launcher/signals.h"
