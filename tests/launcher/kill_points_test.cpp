@@ -6,6 +6,8 @@
 #include <set>
 
 #include "launcher/supervisor.h"
+#include "runtime/checkpoint_directory.h"
+#include "runtime/checksum.h"
 #include "runtime/synthetic_data.h"
 #include "tests/launcher/kill_points.h"
 
@@ -67,6 +69,13 @@ class RepeatedRun {
     EXPECT_EQ(outcome.committed_step, job_.run.schedule.steps());
     EXPECT_EQ(outcome.checksum, undisturbed_);
     EXPECT_LE(outcome.restarts, deaths_so_far());  // who dies dismissed is not replaced
+    if (job_.checkpoints) {
+      EXPECT_EQ(outcome.checkpoints.failed, 0);
+      const Checkpoint last =
+          latest_checkpoint(checkpoints_, [](const std::string& text) { ADD_FAILURE() << text; });
+      EXPECT_EQ(last.step(), outcome.committed_step);
+      EXPECT_EQ(last.weights(), format_checksum(undisturbed_));
+    }
     return deaths_so_far();
   }
 
@@ -74,8 +83,12 @@ class RepeatedRun {
   Job plan(TrainConfig config) const {
     config.model = testing::TempDir() + "/kill_points.yaml";
     std::ofstream(config.model) << kNetwork;
-    return plan_job(config, machine_, describe_synthetic({1, 8, 8}, 3, 64, 16), false);
+    Job job = plan_job(config, machine_, describe_synthetic({1, 8, 8}, 3, 64, 16), false);
+    if (makes_checkpoints(config)) job.checkpoints = {checkpoints_, {config.seed, "{}", kNetwork}};
+    return job;
   }
+
+  const std::string checkpoints_ = testing::TempDir() + "/kill_points.checkpoints";
 
   Machine machine_;
   Job job_;
@@ -111,7 +124,13 @@ INSTANTIATE_TEST_SUITE_P(
                            config.clip = 0.1;
                          }},
                     Case{"comm_thread", 2, [](TrainConfig& config) { config.comm_thread = "0"; }},
-                    Case{"adam", 2, [](TrainConfig& config) { config.optimizer = "adam"; }}),
+                    Case{"adam", 2, [](TrainConfig& config) { config.optimizer = "adam"; }},
+                    Case{"checkpoints", 2, [](TrainConfig& config) { config.checkpoint_every = 1; }},
+                    Case{"checkpoints_staleness", 2,
+                         [](TrainConfig& config) {
+                           config.checkpoint_every = 2;
+                           config.staleness = 1;
+                         }}),
     [](const auto& info) { return info.param.name; });
 
 // The first visit, one in the midst of the run, and a late one.
