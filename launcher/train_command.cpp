@@ -49,7 +49,8 @@ std::string to_text(const RunSummary& summary) {
   const Progress& progress = summary.progress;
   const Progress::Means means = progress.means();
   std::string text = fmt::format("time       {:.2f} s for {} steps, {} images\n", summary.total_s,
-                                 outcome.committed_step, with_thousands(progress.images()));
+                                 outcome.committed_step - summary.job.run.initial_step(),
+                                 with_thousands(progress.images()));
   if (progress.steps_done() > 0) {
     const StartupTimes& startup = outcome.startup;
     text += fmt::format(

@@ -4,6 +4,7 @@
 
 #include <fstream>
 #include <set>
+#include <span>
 
 #include "launcher/supervisor.h"
 #include "runtime/checkpoint_directory.h"
@@ -124,7 +125,13 @@ INSTANTIATE_TEST_SUITE_P(
                            config.clip = 0.1;
                          }},
                     Case{"comm_thread", 2, [](TrainConfig& config) { config.comm_thread = "0"; }},
-                    Case{"adam", 2, [](TrainConfig& config) { config.optimizer = "adam"; }},
+                    Case{"adam", 2,
+                         [](TrainConfig& config) {
+                           config.optimizer = "adam";
+                           config.momentum = 0;
+                           config.beta1 = config.beta2 = 0.9;
+                           config.epsilon = 1e-8;
+                         }},
                     Case{"checkpoints", 2, [](TrainConfig& config) { config.checkpoint_every = 1; }},
                     Case{"checkpoints_staleness", 2,
                          [](TrainConfig& config) {
@@ -135,18 +142,22 @@ INSTANTIATE_TEST_SUITE_P(
 
 // The first visit, one in the midst of the run, and a late one.
 constexpr int kVisits[] = {1, 5, 23};
+// Where many ranks make many runs: one in the midst, or else the first.
+constexpr int kAnyVisit[] = {5, 1};
 
 TEST_P(KillPoints, a_death_anywhere_leaves_the_bits_alone) {
   const RepeatedRun run(config());
+  const bool few = GetParam().workers == 2;
   std::set<ProtocolPoint> met;
   for (const ProtocolPoint point : kAllPoints) {
     for (int rank = 0; rank < GetParam().workers; ++rank) {
-      for (const int visit : kVisits) {
+      for (const int visit : few ? std::span<const int>(kVisits) : std::span<const int>(kAnyVisit)) {
         SCOPED_TRACE(testing::Message()
                      << "rank " << rank << " at point " << static_cast<int>(point) << ", visit " << visit);
-        if (run.expect_the_same_bits({{rank, point, visit}}) == 0) break;  // nor will it come by more often
-        met.insert(point);
+        const bool happened = run.expect_the_same_bits({{rank, point, visit}}) > 0;
         if (HasFailure()) return;
+        if (happened) met.insert(point);
+        if (happened != few) break;  // no later visit will come either; or one is enough
       }
     }
   }
@@ -167,6 +178,7 @@ TEST_P(KillPoints, a_death_during_recovery_leaves_the_bits_alone) {
     for (int rank = 0; rank < GetParam().workers; ++rank) {
       for (const ProtocolPoint first : {ProtocolPoint::kInitialize, ProtocolPoint::kUpdate,
                                         ProtocolPoint::kVersionStore, ProtocolPoint::kEvaluate}) {
+        if (GetParam().workers > 2 && first != ProtocolPoint::kUpdate) continue;
         SCOPED_TRACE(testing::Message() << "rank " << rank << " at point " << static_cast<int>(point)
                                         << " after point " << static_cast<int>(first));
         const int other = (rank + 1) % GetParam().workers;
