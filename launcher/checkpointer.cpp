@@ -78,8 +78,14 @@ void Checkpointer::start(uint32_t step, bool copies) {
       std::filesystem::create_directories(target.directory);
       const std::string path =
           write_checkpoint(target.directory, job_.run.checkpoint, target.texts, state, posix_calls(), beat);
-      prune_checkpoints(target.directory, job_.run.config.keep);
-      return write_all(output, nlohmann::json{copied - begin, now_ns() - begin, path}.dump()) ? 0 : 1;
+      std::string trouble;  // it is written, whatever becomes of older ones
+      try {
+        prune_checkpoints(target.directory, job_.run.config.keep, step);
+      } catch (const UserError& error) {
+        trouble = error.what();
+      }
+      return write_all(output, nlohmann::json{copied - begin, now_ns() - begin, path, trouble}.dump()) ? 0
+                                                                                                       : 1;
     });
   } catch (const UserError& error) {
     ++counts_.failed;
@@ -101,6 +107,9 @@ void Checkpointer::on_writer_end(const std::function<ChildEnd(ChildProcess&)>& c
     counts_.copy_ns = std::max(counts_.copy_ns, json.at(0).get<int64_t>());
     counts_.write_ns = std::max(counts_.write_ns, json.at(1).get<int64_t>());
     counts_.last = json.at(2);
+    if (const std::string trouble = json.at(3); !trouble.empty()) {
+      warn_(fmt::format("more checkpoints are left than --keep says: {}", trouble));
+    }
     std::error_code error;
     counts_.bytes = static_cast<int64_t>(std::filesystem::file_size(counts_.last, error));
     return;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "kernels/cpu_features.h"
 #include "kernels/dnnl_compat.h"
@@ -171,8 +172,35 @@ NetworkSpec network_for(const TrainConfig& config, const DatasetInfo& dataset, c
   return choose_network(config.model, config.stem, dataset.shape, dataset.classes);
 }
 
+// What the checkpoint's run had otherwise, of what decides which tensors there are; empty: nothing.
+std::string changed_since(const Checkpoint& checkpoint, const TrainConfig& config) {
+  const TrainConfig saved = parse_saved({checkpoint.config(), checkpoint.path()});
+  const auto text = [](const auto& value) { return fmt::format("{}", value); };
+  const std::tuple<const char*, std::string, std::string> options[] = {
+      {"model", saved.model, config.model},
+      {"stem", saved.stem, config.stem},
+      {"dataset", saved.dataset, config.dataset},
+      {"optimizer", saved.optimizer, config.optimizer},
+      {"staleness", text(saved.staleness), text(config.staleness)}};
+  std::string changes;
+  for (const auto& [name, before, now] : options) {
+    if (before == now) continue;
+    changes +=
+        fmt::format("{}--{} {} (it is of a run with {})", changes.empty() ? "" : ", ", name, now, before);
+  }
+  return changes;
+}
+
 void check_resumed(const RunPlan& run) {
-  run.resumed->check_fits(run.checkpoint);
+  try {
+    run.resumed->check_fits(run.checkpoint);
+  } catch (const UserError& error) {
+    const std::string changes = changed_since(*run.resumed, run.config);
+    if (changes.empty()) throw;
+    throw UserError::format(
+        "--resume: {} does not go with {}; leave that out, or begin anew without --resume",
+        run.resumed->path(), changes);
+  }
   if (run.resumed->step() < run.schedule.steps()) return;
   throw UserError::format(
       "--resume: {} is of step {}, and the run has {} steps: nothing is left to do; give more --epochs or "

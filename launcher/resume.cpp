@@ -43,6 +43,30 @@ ResumePoint latest_in(const fs::path& directory) {
   return point;
 }
 
+// A checkpoint that the user has named.
+ResumePoint named(const std::string& path, const std::string& run_dir) {
+  ResumePoint point;
+  point.checkpoint = std::make_shared<const Checkpoint>(path);
+  const fs::path directory = fs::absolute(path).parent_path();
+  point.run_dir = run_of(directory);
+  if (point.run_dir.empty()) return point;
+  for (const std::string& other : list_checkpoints(directory.string())) {
+    try {
+      if (Checkpoint(other).step() <= point.checkpoint->step()) break;
+    } catch (const UserError&) {
+      continue;  // nothing can go on from a damaged one, so it does not count
+    }
+    if (run_dir.empty()) {
+      point.warnings.push_back(fmt::format(
+          "{} is not the latest checkpoint of its run ({} is), so this run gets a directory of its own", path,
+          fs::path(other).filename().string()));
+    }
+    point.run_dir.clear();
+    break;
+  }
+  return point;
+}
+
 ResumePoint latest_run() {
   std::string damaged;
   for (const fs::path& run : runs_with_checkpoints()) {
@@ -82,10 +106,11 @@ ResumePoint find_resume_point(const std::string& resume, const std::string& run_
     const std::string inside = checkpoint_directory(resume);
     return latest_in(fs::is_directory(inside, error) ? inside : resume);
   }
-  ResumePoint point;
-  point.checkpoint = std::make_shared<const Checkpoint>(resume);
-  point.run_dir = run_of(fs::absolute(resume).parent_path());
-  return point;
+  if (!fs::exists(resume, error)) {
+    throw UserError::format(
+        "--resume {}: there is no such file; give latest, a checkpoint or a run's directory", resume);
+  }
+  return named(resume, run_dir);
 }
 
 }  // namespace annulus

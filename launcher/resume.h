@@ -12,8 +12,8 @@ namespace annulus {
 
 struct ResumePoint {
   std::shared_ptr<const Checkpoint> checkpoint;
-  std::string run_dir;                // of the run that made it; empty: it lies in no run's directory
-  std::vector<std::string> warnings;  // damaged ones that were skipped
+  std::string run_dir;                // of the run that made it, to go on there; empty: not there
+  std::vector<std::string> warnings;  // damaged ones that were skipped, and why the run does not go on there
 };
 
 // Where a run's checkpoints lie.
@@ -21,7 +21,8 @@ std::string checkpoint_directory(const std::string& run_dir);
 
 // `resume`: "latest", for the latest intact checkpoint in `run_dir`, or, where that is empty, of the run
 // below runs/ that made one last; or the path of a checkpoint, of a directory of them, or of a run's
-// directory. Throws UserError where there is none, naming each damaged one.
+// directory. A run goes on in the directory of the one that made the checkpoint, unless that has a later
+// intact one: two runs' files must not mix. Throws UserError where there is none, naming each damaged one.
 ResumePoint find_resume_point(const std::string& resume, const std::string& run_dir);
 
 }  // namespace annulus

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -12,7 +13,9 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
+#include "collectives/wait.h"
 #include "launcher/network_report.h"
 #include "launcher/options.h"
 #include "runtime/models.h"
@@ -24,7 +27,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kPollMs = 50;  // a rank keeps its last 2,048 steps
+constexpr int kPollMs = 50;                    // a rank keeps its last 2,048 steps
+constexpr int64_t kOrphansNs = 2'000'000'000;  // that processes of a killed launcher may take to end
 
 std::string dated_name(const std::string& model) {
   const std::time_t now = std::time(nullptr);
@@ -155,6 +159,25 @@ RunDirectory::RunDirectory(const std::string& wanted, const std::string& model, 
   if (error) {
     throw UserError::format("--run-dir {}: cannot be written: {}; give a directory that you may write to",
                             path_, error.message());
+  }
+  lock();
+}
+
+RunDirectory::~RunDirectory() {
+  if (locked_ >= 0) close(locked_);
+}
+
+void RunDirectory::lock() {
+  locked_ = open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int64_t begin = now_ns();
+  while (flock(locked_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {  // other errors: it knows no locks
+    if (now_ns() - begin > kOrphansNs) {
+      close(locked_);
+      throw UserError::format(
+          "--run-dir {}: a run is under way in it; wait until it has ended, or choose another directory",
+          path_);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
 }
 

@@ -22,13 +22,18 @@
 
 namespace annulus {
 
-// The directory of one run.
+// The directory of one run, which no other one can have while this lives or a process that was forked with
+// it.
 class RunDirectory {
  public:
   // `wanted`: the directory that the user asked for, or empty for runs/<date>-<model>. Throws UserError when
   // it cannot be made or written, or when it holds a run already, unless that is the one that goes on (by its
-  // directory). Makes it, with missing parents.
+  // directory), or when that is still under way. Makes it, with missing parents.
   RunDirectory(const std::string& wanted, const std::string& model, const std::string& goes_on = "");
+
+  ~RunDirectory();
+  RunDirectory(const RunDirectory&) = delete;
+  RunDirectory& operator=(const RunDirectory&) = delete;
 
   const std::string& path() const { return path_; }
 
@@ -36,8 +41,11 @@ class RunDirectory {
   void remove_if_empty() const;
 
  private:
+  void lock();
+
   std::string path_;
   std::vector<std::string> made_;  // directories that did not exist before, innermost first
+  int locked_ = -1;
 };
 
 // The configuration that repeats a run: what it reads from a file is read from the run's own copy.

@@ -48,9 +48,10 @@ std::string to_text(const RunSummary& summary) {
   const JobOutcome& outcome = summary.outcome;
   const Progress& progress = summary.progress;
   const Progress::Means means = progress.means();
-  std::string text = fmt::format("time       {:.2f} s for {} steps, {} images\n", summary.total_s,
-                                 outcome.committed_step - summary.job.run.initial_step(),
-                                 with_thousands(progress.images()));
+  const uint32_t begun = summary.job.run.initial_step();
+  std::string text = fmt::format(
+      "time       {:.2f} s for {} steps{}, {} images\n", summary.total_s, outcome.committed_step - begun,
+      begun == 0 ? "" : fmt::format(" after step {}", begun), with_thousands(progress.images()));
   if (progress.steps_done() > 0) {
     const StartupTimes& startup = outcome.startup;
     text += fmt::format(
@@ -71,7 +72,10 @@ std::string to_text(const RunSummary& summary) {
   text += fmt::format("rings      {} descriptors, {} handed over in place\n",
                       with_thousands(static_cast<int64_t>(outcome.descriptors)), format_bytes(outcome.bytes));
   text += fmt::format("placement  {}\n", describe_placement(outcome.placement));
-  if (outcome.restarts > 0) text += fmt::format("restarts   {} processes were replaced\n", outcome.restarts);
+  if (outcome.restarts > 0) {
+    text += fmt::format("restarts   {} process{} replaced\n", outcome.restarts,
+                        outcome.restarts == 1 ? " was" : "es were");
+  }
   const CheckpointCounts& checkpoints = outcome.checkpoints;
   if (checkpoints.written + checkpoints.failed + checkpoints.skipped > 0) {
     text += fmt::format(

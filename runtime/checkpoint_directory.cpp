@@ -36,9 +36,12 @@ std::vector<std::string> list_checkpoints(const std::string& directory) {
   return paths;
 }
 
-void prune_checkpoints(const std::string& directory, int64_t keep, FileCalls& calls) {
+void prune_checkpoints(const std::string& directory, int64_t keep, uint32_t up_to, FileCalls& calls) {
   CHECK(keep >= 1, "keep {}", keep);
-  const std::vector<std::string> paths = list_checkpoints(directory);
+  std::vector<std::string> paths = list_checkpoints(directory);
+  std::erase_if(paths, [last = checkpoint_name(up_to)](const std::string& path) {
+    return fs::path(path).filename().string() > last;  // steps have equally many digits
+  });
   // The oldest first: whenever this ends, those that are left are the latest ones.
   for (int64_t i = std::ssize(paths) - 1; i >= keep; --i) {
     if (calls.unlink(paths[i].c_str()) != 0 && errno != ENOENT)

@@ -16,9 +16,11 @@ bool is_checkpoint_name(const std::string& name);
 // directory cannot be read.
 std::vector<std::string> list_checkpoints(const std::string& directory);
 
-// Removes all but the `keep` latest ones, from 1 on. Throws what list_checkpoints does, and FileError for one
-// that cannot be removed.
-void prune_checkpoints(const std::string& directory, int64_t keep, FileCalls& calls = posix_calls());
+// Of those up to step `up_to`, removes all but the `keep` latest ones, from 1 on. Later ones are not looked
+// at: they are damaged, where a run went on from before them. Throws what list_checkpoints does, and
+// FileError for one that cannot be removed.
+void prune_checkpoints(const std::string& directory, int64_t keep, uint32_t up_to,
+                       FileCalls& calls = posix_calls());
 
 // The latest intact one. `warn` is told about each damaged one that would have been taken before it, with the
 // reason. Throws UserError where there is none: it says where was looked and what was found.

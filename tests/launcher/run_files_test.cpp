@@ -50,10 +50,20 @@ class RunFiles : public testing::Test {
 using RunDirectoryTest = RunFiles;
 
 TEST_F(RunDirectoryTest, is_made_with_missing_parents) {
-  const RunDirectory directory((root / "a/b").string(), "mlp");
-  EXPECT_EQ(directory.path(), (root / "a/b").string());
-  EXPECT_TRUE(fs::is_directory(root / "a/b"));
-  EXPECT_EQ(error_of(directory.path()), "") << "an empty one will do";
+  const std::string wanted = (root / "a/b").string();
+  EXPECT_EQ(RunDirectory(wanted, "mlp").path(), wanted);
+  EXPECT_TRUE(fs::is_directory(wanted));
+  EXPECT_EQ(error_of(wanted), "") << "an empty one will do";
+}
+
+TEST_F(RunDirectoryTest, is_refused_while_a_run_is_under_way_in_it) {
+  const std::string wanted = (root / "run").string();
+  {
+    const RunDirectory directory(wanted, "mlp");
+    const std::string text = error_of(wanted);
+    EXPECT_NE(text.find("--run-dir " + wanted + ": a run is under way in it"), std::string::npos) << text;
+  }
+  EXPECT_EQ(error_of(wanted), "");
 }
 
 TEST_F(RunDirectoryTest, is_named_after_date_and_model_when_nothing_is_asked_for) {
@@ -61,10 +71,10 @@ TEST_F(RunDirectoryTest, is_named_after_date_and_model_when_nothing_is_asked_for
   fs::current_path(root);
   const RunDirectory first("", "mlp"), second("", "mlp");
   EXPECT_NE(first.path(), second.path());
-  for (const RunDirectory& directory : {first, second}) {
-    EXPECT_EQ(directory.path().rfind("runs/20", 0), 0U) << directory.path();
-    EXPECT_NE(directory.path().find("-mlp"), std::string::npos) << directory.path();
-    EXPECT_TRUE(fs::is_directory(directory.path()));
+  for (const RunDirectory* directory : {&first, &second}) {
+    EXPECT_EQ(directory->path().rfind("runs/20", 0), 0U) << directory->path();
+    EXPECT_NE(directory->path().find("-mlp"), std::string::npos) << directory->path();
+    EXPECT_TRUE(fs::is_directory(directory->path()));
   }
   fs::current_path(before);
 }

@@ -76,19 +76,28 @@ TEST_F(CheckpointDirectory, ListsTheLatestFirstAndNothingElse) {
 TEST_F(CheckpointDirectory, KeepsAsManyAsAreWantedAndWhatIsNotItsOwn) {
   for (const uint32_t step : {30U, 10U, 50U, 20U, 40U}) write(step);
   std::ofstream(directory_.path("best.safetensors")) << "x";
-  prune_checkpoints(directory_.path(), 9);
+  prune_checkpoints(directory_.path(), 9, 50);
   EXPECT_EQ(names().size(), 6U);
-  prune_checkpoints(directory_.path(), 2);
+  prune_checkpoints(directory_.path(), 2, 50);
   EXPECT_EQ(names(),
             (Words{"best.safetensors", "step-0000000040.safetensors", "step-0000000050.safetensors"}));
-  prune_checkpoints(directory_.path(), 1);
+  prune_checkpoints(directory_.path(), 1, 50);
   EXPECT_EQ(latest(), 50U);
+}
+
+TEST_F(CheckpointDirectory, LaterOnesThanTheLastOfTheRunNeitherCountNorGo) {
+  for (const uint32_t step : {10U, 20U, 30U, 40U, 50U}) write(step);
+  prune_checkpoints(directory_.path(), 2, 30);
+  EXPECT_EQ(names(), (Words{"step-0000000020.safetensors", "step-0000000030.safetensors",
+                            "step-0000000040.safetensors", "step-0000000050.safetensors"}));
+  prune_checkpoints(directory_.path(), 1, 19);
+  EXPECT_EQ(names().size(), 4U);
 }
 
 TEST_F(CheckpointDirectory, RemovesTheOldestFirstSoThatAFailureLeavesTheLatest) {
   for (const uint32_t step : {10U, 20U, 30U, 40U}) write(step);
   FaultyCalls calls("unlink", 2, Fault::kError, EACCES);
-  const std::string text = user_error([&] { prune_checkpoints(directory_.path(), 1, calls); });
+  const std::string text = user_error([&] { prune_checkpoints(directory_.path(), 1, 40, calls); });
   EXPECT_CONTAINS(text, "cannot remove " + directory_.path("step-0000000020.safetensors"));
   EXPECT_EQ(names(), (Words{"step-0000000020.safetensors", "step-0000000030.safetensors",
                             "step-0000000040.safetensors"}));
