@@ -111,7 +111,11 @@ INSTANTIATE_TEST_SUITE_P(
                            config.clip = 0.1;
                          }},
                     Case{"comm_thread", 2, [](TrainConfig& config) { config.comm_thread = "0"; }},
-                    Case{"adam", 2, [](TrainConfig& config) { config.optimizer = "adam"; }}),
+                    Case{"adam", 2,
+                         [](TrainConfig& config) {
+                           config.optimizer = "adam";
+                           config.momentum = 0;
+                         }}),
     [](const auto& info) { return info.param.name; });
 
 // The first visit, one in the midst of the run, and a late one.
