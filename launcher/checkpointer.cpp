@@ -19,7 +19,7 @@ Checkpointer::Checkpointer(const Job& job, const Segment& segment,
       warn_(std::move(warn)),
       watch_(std::move(watch)),
       taken_up_(job.run.initial_step()),
-      saved_(job.run.resumed ? taken_up_ : Versions::kNone) {
+      saved_(taken_up_) {
   header_.checkpoint_step.store(taken_up_, std::memory_order_relaxed);
   header_.copied_step.store(taken_up_, std::memory_order_release);
 }

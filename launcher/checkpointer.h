@@ -65,7 +65,7 @@ class Checkpointer {
   std::optional<ChildProcess> writer_;
   uint32_t taken_up_;          // step of the checkpoint that was begun, or left out, last
   uint32_t writing_ = 0;       // step that the writer was begun for
-  uint32_t saved_;             // step of the last one that is on the disk
+  uint32_t saved_;             // step of the last one on the disk, or that nothing was done after
   uint64_t beats_ = 0;         // it has shown so much progress
   int64_t still_ns_ = 0;       // and none for so long
   int64_t since_last_ns_ = 0;  // for --checkpoint-minutes

@@ -220,6 +220,9 @@ int train_command(const TrainConfig& config, const ResumePoint* resume, int64_t 
   if (outcome.committed_step > 0) {
     terminal.line(to_text(summary));
     terminal.line("run files  " + directory.path());
+    if (outcome.exit_code != 0 && !outcome.checkpoints.last.empty()) {
+      terminal.line(fmt::format("go on with annulus train --resume {}", directory.path()));
+    }
   }
   signals.reset();
   terminal.finish(std::chrono::seconds(1));

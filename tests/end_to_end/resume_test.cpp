@@ -1,0 +1,472 @@
+// Checkpoints of the real command, and --resume: a run that goes on has the weights of one that never
+// stopped.
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#include <chrono>
+#include <filesystem>
+#include <set>
+#include <sstream>
+
+#include "tests/end_to_end/run_under_way.h"
+
+namespace annulus {
+namespace {
+
+namespace fs = std::filesystem;
+
+// 16 steps an epoch, two and a half epochs.
+const Words kRun = {"train", "--dataset", "synthetic", "--model",      "mlp", "--workers",
+                    "2",     "--shards",  "4",         "--seed",       "5",   "--steps",
+                    "40",    "--lr",      "0.01",      "--batch-size", "512", "--quiet",
+                    "on",    "--run-dir", "run"};
+
+std::string file_of(int step) {
+  std::string digits = std::to_string(step);
+  return "step-" + std::string(10 - digits.size(), '0') + digits + ".safetensors";
+}
+
+class Resume : public RunUnderWay {
+ protected:
+  Ended run(const Words& words) {
+    const Ended end = run_annulus(words, scratch_.here());
+    EXPECT_EQ(end.code, 0) << end.out << end.err;
+    expect_nothing_left(end);
+    return end;
+  }
+  // The one line that refuses the command.
+  std::string refusal(const Words& words) {
+    const std::vector<std::string> before = scratch_.content();
+    const Ended end = run_annulus(words, scratch_.here());
+    EXPECT_EQ(end.code, 2) << end.out << end.err;
+    EXPECT_EQ(end.out, "");
+    EXPECT_EQ(end.err.rfind("annulus: ", 0), 0u) << end.err;
+    EXPECT_EQ(scratch_.content(), before);
+    expect_nothing_left(end);
+    return end.err;
+  }
+  // Names in a run's directory of checkpoints.
+  std::set<std::string> checkpoints(const std::string& run_dir = "run") const {
+    std::set<std::string> names;
+    std::error_code none;
+    for (const auto& entry : fs::directory_iterator(scratch_.path() / run_dir / "checkpoints", none)) {
+      names.insert(entry.path().filename());
+    }
+    return names;
+  }
+  std::string checkpoint(int step, const std::string& run_dir = "run") const {
+    return scratch_ / (run_dir + "/checkpoints/" + file_of(step));
+  }
+  void flip_a_bit(const std::string& path) {
+    std::string bytes = read_file(path);
+    bytes[bytes.size() / 2] ^= 4;
+    write_file(path, bytes);
+  }
+  void cut(const std::string& path) { fs::resize_file(path, fs::file_size(path) / 2); }
+  // Every step from the first to the last has one line.
+  void expect_each_step_once(const std::string& run_dir, int64_t first, int64_t last) {
+    std::istringstream lines(read_file(scratch_ / (run_dir + "/metrics.jsonl")));
+    const std::string start = "{\"step\":";
+    int64_t next = first;
+    for (std::string line; std::getline(lines, line);) {
+      if (line.rfind(start, 0) != 0) continue;
+      EXPECT_EQ(std::stoll(line.substr(start.size())), next++) << run_dir;
+    }
+    EXPECT_EQ(next, last + 1);
+  }
+  // No command may leave a checkpoint that cannot be read.
+  void expect_all_intact(const std::string& run_dir = "run") {
+    const Ended end = run_annulus({"checkpoint", "verify", run_dir + "/checkpoints"}, scratch_.here());
+    EXPECT_EQ(end.code, 0) << end.out << end.err;
+  }
+};
+
+using Names = std::set<std::string>;
+
+TEST_F(Resume, CheckpointsAreWrittenAtTheStepsAskedForAndAtTheEnd) {
+  Ended end = run(with(kRun, {"--checkpoint-every", "12", "--keep", "9"}));
+  EXPECT_EQ(checkpoints(), (Names{file_of(12), file_of(24), file_of(36), file_of(40)}));
+  EXPECT_TRUE(contains(end.line("checkpoint "), "4 written, 0 failed, 0 left out")) << end.out;
+  EXPECT_TRUE(contains(end.out, "run/checkpoints/" + file_of(40) + " (")) << end.out;
+  expect_all_intact();
+  const Ended shown = run_annulus({"checkpoint", "show", "run/checkpoints"}, scratch_.here());
+  EXPECT_TRUE(contains(shown.out, "weights  xxh64=" + end.weights())) << shown.out;
+  EXPECT_TRUE(contains(shown.out, "step     40, in epoch 3")) << shown.out;
+
+  run(with(kRun, {"--checkpoint-epochs", "1", "--keep", "9", "--run-dir", "epochs"}));
+  EXPECT_EQ(checkpoints("epochs"), (Names{file_of(16), file_of(32), file_of(40)}));
+  run(with(kRun,
+           {"--checkpoint-epochs", "2", "--checkpoint-every", "15", "--keep", "9", "--run-dir", "both"}));
+  EXPECT_EQ(checkpoints("both"), (Names{file_of(15), file_of(30), file_of(32), file_of(40)}));
+  run(with(kRun, {"--checkpoint-every", "10", "--keep", "2", "--run-dir", "two"}));
+  EXPECT_EQ(checkpoints("two"), (Names{file_of(30), file_of(40)}));
+  run(with(kRun, {"--checkpoint-every", "8", "--keep", "1", "--run-dir", "one"}));
+  EXPECT_EQ(checkpoints("one"), (Names{file_of(40)}));
+  // Only the last one, without any of these flags.
+  run(with(kRun, {"--run-dir", "last"}));
+  EXPECT_EQ(checkpoints("last"), (Names{file_of(40)}));
+}
+
+TEST_F(Resume, CheckpointsAreWrittenEveryFewMinutes) {
+  const Words words = with(kShort, {"--steps", "400", "--checkpoint-minutes", "0.01", "--keep", "99"});
+  const Ended end = run(words);
+  EXPECT_GE(checkpoints().size(), 3u) << end.out;
+  expect_all_intact();
+}
+
+TEST_F(Resume, CheckpointsDoNotChangeTheWeights) {
+  const std::string weights = run(with(kRun, {"--run-dir", "none"})).weights();
+  EXPECT_EQ(run(with(kRun, {"--checkpoint-every", "1"})).weights(), weights);
+}
+
+struct Kind {
+  const char* name;
+  Words flags;
+};
+
+class ResumeOf : public Resume, public ::testing::WithParamInterface<Kind> {};
+
+const char* const kBatchNorm = R"(layers:
+  - conv: {out: 8, kernel: 3, stride: 2, padding: 1}
+  - batch_norm: {relu: true}
+  - residual: {relu: true, layers: [conv: {out: 8, kernel: 3, padding: 1}, batch_norm]}
+  - linear: {out: classes}
+)";
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, ResumeOf,
+    ::testing::Values(Kind{"Sgd", {"--optimizer", "sgd"}}, Kind{"Momentum", {"--optimizer", "momentum"}},
+                      Kind{"Nesterov", {"--optimizer", "nesterov"}}, Kind{"Adam", {"--optimizer", "adam"}},
+                      Kind{"Adamw", {"--optimizer", "adamw"}}, Kind{"Bf16", {"--precision", "bf16"}},
+                      Kind{"BatchNorm", {"--model", "net.yaml"}},
+                      Kind{"Bf16BatchNorm", {"--model", "net.yaml", "--precision", "bf16"}},
+                      Kind{"Staleness", {"--staleness", "1"}}, Kind{"Clip", {"--clip", "0.1"}},
+                      Kind{"StalenessClipAdam", {"--staleness", "1", "--clip", "0.1", "--optimizer", "adam"}},
+                      Kind{"BatchNormStaleness", {"--model", "net.yaml", "--staleness", "1"}},
+                      Kind{"Schedule", {"--schedule", "step", "--decay-every", "1", "--warmup", "14"}},
+                      Kind{"AugmentDrop",
+                           {"--augment", "on", "--last-batch", "drop", "--batch-size", "500"}}),
+    [](const auto& info) { return info.param.name; });
+
+// From the middle of an epoch, from its end, from the very first step; on more and on fewer workers.
+TEST_P(ResumeOf, AnyCheckpointOfARunLeadsToItsEnd) {
+  if (contains(GetParam().name, "Bf16") && lacks_bf16()) GTEST_SKIP() << "no bf16 on this processor";
+  write_file(scratch_ / "net.yaml", kBatchNorm);
+  const Words words = with(kRun, GetParam().flags);
+  const std::string weights = run(with(words, {"--run-dir", "undisturbed"})).weights();
+  const Ended whole = run(with(words, {"--checkpoint-every", "1", "--keep", "99"}));
+  EXPECT_EQ(whole.weights(), weights);
+  for (const int step : {1, 7, 16, 39}) {
+    if (checkpoints().count(file_of(step)) == 0) {
+      // Where steps are shorter than writing, some are left out.
+      EXPECT_TRUE(contains(whole.out, "no checkpoint of step " + std::to_string(step) + ": ")) << step;
+      continue;
+    }
+    for (const std::string workers : {"1", "2", "4"}) {
+      const std::string run_dir = "from" + std::to_string(step) + "on" + workers;
+      const Ended end =
+          run({"train", "--resume", checkpoint(step), "--workers", workers, "--run-dir", run_dir});
+      EXPECT_EQ(end.weights(), weights) << "from step " << step << " on " << workers << " workers\n"
+                                        << end.out;
+      expect_each_step_once(run_dir, step + 1, 40);
+    }
+  }
+}
+
+struct Stop {
+  const char* name;
+  int signal, code;
+};
+
+class ResumeAfter : public Resume, public ::testing::WithParamInterface<Stop> {};
+
+INSTANTIATE_TEST_SUITE_P(Signals, ResumeAfter,
+                         ::testing::Values(Stop{"CtrlC", SIGINT, 130}, Stop{"Termination", SIGTERM, 143},
+                                           Stop{"User", SIGUSR1, 138}, Stop{"Hangup", SIGHUP, 129},
+                                           Stop{"LauncherKilled", SIGKILL, 137}),
+                         [](const auto& info) { return info.param.name; });
+
+// Twice in a row, in the same directory.
+TEST_P(ResumeAfter, AStoppedRunGoesOnAsIfNothingHadBeen) {
+  const Words words = with(kShort, {"--steps", "150", "--checkpoint-every", "7"});
+  const std::string weights = weights_of(words);
+  const bool killed = GetParam().signal == SIGKILL;
+  for (int part = 0; part < 2; ++part) {
+    Command run(part == 0 ? words : Words{"train", "--resume", "latest", "--run-dir", "run"},
+                scratch_.here());
+    // One more than there are already: those behind the checkpoint are taken away.
+    if (!wait_for_steps(run, 20)) return;
+    kill(run.pid(), GetParam().signal);
+    const Ended end = run.wait();
+    EXPECT_EQ(end.code, GetParam().code) << end.out << end.err;
+    expect_no_process_left();
+    if (killed) continue;
+    expect_nothing_left(end);
+    const std::string step =
+        end.line("stopped by " + std::string(strsignal(GetParam().signal)) + " after step ");
+    ASSERT_NE(step, "") << end.out;
+    EXPECT_EQ(*checkpoints().rbegin(), file_of(std::stoi(step)));
+    EXPECT_EQ(end.line("go on with "), "annulus train --resume run") << end.out;
+    expect_each_step_once("run", 1, std::stoi(step));
+  }
+  const Ended end = run({"train", "--resume", "latest", "--run-dir", "run"});
+  EXPECT_EQ(end.weights(), weights) << end.out;
+  expect_each_step_once("run", 1, 150);
+  EXPECT_TRUE(contains(read_file(scratch_ / "run/summary.json"), weights));
+  expect_all_intact();
+}
+
+TEST_F(Resume, ALauncherKilledAtAnyMomentLeavesAnIntactCheckpoint) {
+  const Words words = with(kShort, {"--steps", "400", "--checkpoint-every", "1", "--keep", "2"});
+  const std::string weights = weights_of(words);
+  unsigned seed = 11;
+  Words next = words;
+  for (int kills = 0; kills < 10; ++kills) {
+    Command run(next, scratch_.here());
+    if (!run.wait_until("a checkpoint", [&] { return !checkpoints().empty() && steps_written() > 0; }))
+      return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(200 + rand_r(&seed) % 300));
+    kill(run.pid(), SIGKILL);
+    run.wait();
+    next = {"train", "--resume", "latest", "--run-dir", "run"};
+  }
+  const Ended end = run(next);
+  EXPECT_EQ(end.weights(), weights) << end.out;
+  EXPECT_FALSE(contains(end.out, "skipped")) << end.out;
+  expect_each_step_once("run", 1, 400);
+  EXPECT_LE(checkpoints().size(), 2u);
+  expect_all_intact();
+}
+
+TEST_F(Resume, LatestIsThatOfTheRunThatMadeOneLast) {
+  for (const std::string& part : {std::string("first"), std::string("second")}) {
+    run(with(kRun, {"--run-dir", "runs/" + part, "--steps", part == "first" ? "9" : "11"}));
+  }
+  const Ended end = run({"train", "--resume", "latest", "--steps", "14"});
+  EXPECT_TRUE(contains(end.out, "runs/second/checkpoints/" + file_of(14))) << end.out;
+  EXPECT_EQ(checkpoints("runs/second"), (Names{file_of(11), file_of(14)}));
+}
+
+TEST_F(Resume, TheCheckpointHasItsOwnNetwork) {
+  write_file(scratch_ / "net.yaml", kBatchNorm);
+  const Words words = with(kRun, {"--model", "net.yaml"});
+  const std::string weights = run(with(words, {"--run-dir", "undisturbed"})).weights();
+  run(with(words, {"--checkpoint-every", "10", "--keep", "9"}));
+  fs::remove(scratch_ / "net.yaml");
+  EXPECT_EQ(run({"train", "--resume", checkpoint(20), "--run-dir", "again"}).weights(), weights);
+  // Nor is the run's copy needed, nor anything else of it.
+  fs::copy(checkpoint(20), scratch_ / "kept.safetensors");
+  fs::remove_all(scratch_ / "run");
+  fs::remove_all(scratch_ / "again");
+  const Ended end = run({"train", "--resume", "kept.safetensors", "--run-dir", "elsewhere"});
+  EXPECT_EQ(end.weights(), weights);
+  // And what that one leaves is enough again.
+  EXPECT_EQ(run({"train", "--config", "elsewhere/config.yaml", "--run-dir", "repeated"}).weights(), weights);
+}
+
+TEST_F(Resume, FlagsOfTheCommandLineWinOverTheCheckpoint) {
+  run(with(kRun, {"--steps", "10"}));
+  const Ended end = run({"train", "--resume", "run", "--batch-size", "256", "--steps", "20", "--lr", "0.001",
+                         "--quiet", "off"});
+  EXPECT_TRUE(contains(end.out, "batch 256 in 4 shards")) << end.out;
+  EXPECT_TRUE(contains(end.out, "lr 0.001, 20 steps")) << end.out;
+  EXPECT_TRUE(contains(end.out, "goes on after step 10 from ")) << end.out;
+  EXPECT_EQ(end.line("time ").find("for 10 steps after step 10, 2,560 images") == std::string::npos, false)
+      << end.out;
+  EXPECT_TRUE(contains(read_file(scratch_ / "run/config.yaml"), "batch-size: 256\n"));
+}
+
+TEST_F(Resume, ARunElsewhereLeavesTheFirstOneAlone) {
+  const Words words = with(kRun, {"--checkpoint-every", "10", "--keep", "9"});
+  const std::string weights = run(words).weights();
+  const Names before = checkpoints();
+  const std::string metrics = read_file(scratch_ / "run/metrics.jsonl");
+  const Ended end = run({"train", "--resume", "run/checkpoints/" + file_of(20), "--run-dir", "elsewhere"});
+  EXPECT_EQ(end.weights(), weights);
+  EXPECT_FALSE(contains(end.out, "directory of its own")) << end.out;
+  EXPECT_EQ(checkpoints(), before);
+  EXPECT_EQ(read_file(scratch_ / "run/metrics.jsonl"), metrics);
+  EXPECT_EQ(checkpoints("elsewhere"), (Names{file_of(30), file_of(40)}));
+  expect_each_step_once("elsewhere", 21, 40);
+}
+
+TEST_F(Resume, FromAnOlderCheckpointARunGetsADirectoryOfItsOwn) {
+  const std::string weights = run(with(kRun, {"--checkpoint-every", "10", "--keep", "9"})).weights();
+  const Names before = checkpoints();
+  const Ended end = run({"train", "--resume", "run/checkpoints/" + file_of(20)});
+  EXPECT_TRUE(contains(end.out, "warning: run/checkpoints/" + file_of(20) +
+                                    " is not the latest checkpoint of its run (" + file_of(40) +
+                                    " is), so this run gets a directory of its own"))
+      << end.out;
+  EXPECT_EQ(end.weights(), weights);
+  EXPECT_EQ(checkpoints(), before);
+  EXPECT_TRUE(contains(end.line("run files  "), "runs/")) << end.out;
+  // Who insists is refused.
+  EXPECT_TRUE(contains(refusal({"train", "--resume", "run/checkpoints/" + file_of(20), "--run-dir", "run"}),
+                       "--run-dir run: holds a run already"));
+}
+
+TEST_F(Resume, ADamagedCheckpointIsNamedAndTheOneBeforeItTaken) {
+  const Words words = with(kRun, {"--checkpoint-every", "10", "--keep", "9"});
+  const std::string weights = run(words).weights();
+  flip_a_bit(checkpoint(40));
+  cut(checkpoint(30));
+  const Ended end = run({"train", "--resume", "latest", "--run-dir", "run"});
+  for (const int step : {40, 30}) {
+    EXPECT_TRUE(contains(end.out, "warning: skipped run/checkpoints/" + file_of(step) + ": ")) << end.out;
+  }
+  EXPECT_EQ(end.weights(), weights);
+  expect_each_step_once("run", 1, 40);
+  expect_all_intact();  // the damaged ones were written again
+
+  // One that is named is that of the run, too, if only damaged ones are later.
+  flip_a_bit(checkpoint(40));
+  const Ended named = run({"train", "--resume", "run/checkpoints/" + file_of(30)});
+  EXPECT_EQ(named.weights(), weights);
+  EXPECT_FALSE(contains(named.out, "directory of its own")) << named.out;
+  EXPECT_EQ(checkpoints().size(), 4u);
+  expect_all_intact();
+}
+
+TEST_F(Resume, DamagedLaterCheckpointsDoNotPushIntactOnesOut) {
+  run(with(kRun, {"--checkpoint-every", "10", "--keep", "9"}));
+  for (const int step : {20, 30, 40}) flip_a_bit(checkpoint(step));
+  run({"train", "--resume", "latest", "--run-dir", "run", "--steps", "15", "--keep", "2"});
+  EXPECT_EQ(checkpoints(), (Names{file_of(10), file_of(15), file_of(20), file_of(30), file_of(40)}));
+}
+
+TEST_F(Resume, WithoutAnIntactCheckpointTheReasonIsClear) {
+  run(with(kRun, {"--checkpoint-every", "20"}));
+  flip_a_bit(checkpoint(40));
+  cut(checkpoint(20));
+  const std::string damaged = refusal({"train", "--resume", "latest", "--run-dir", "run"});
+  for (const std::string& part : {std::string("none of its 2 checkpoints can be used"),
+                                  file_of(40) + ": it is damaged", file_of(20) + ": "}) {
+    EXPECT_TRUE(contains(damaged, part)) << part << "\n" << damaged;
+  }
+  EXPECT_TRUE(contains(refusal({"train", "--resume", "run/checkpoints/" + file_of(40)}), "it is damaged"));
+  fs::remove_all(scratch_ / "run/checkpoints");
+  EXPECT_TRUE(contains(refusal({"train", "--resume", "latest", "--run-dir", "run"}),
+                       "--resume latest: run has no checkpoints; name"));
+  EXPECT_TRUE(contains(refusal({"train", "--resume", "latest"}), "--resume latest: no run in "));
+  fs::create_directory(scratch_ / "empty");
+  EXPECT_TRUE(contains(refusal({"train", "--resume", "empty"}), "there is no checkpoint"));
+  EXPECT_TRUE(
+      contains(refusal({"train", "--resume", "lastest"}),
+               "--resume lastest: there is no such file; give latest, a checkpoint or a run's directory"));
+  EXPECT_TRUE(contains(refusal({"train", "--resume", "run/config.yaml"}), "run/config.yaml: "));
+}
+
+TEST_F(Resume, ARunThatIsDoneIsNotDoneAgain) {
+  run(kRun);
+  const std::string text = refusal({"train", "--resume", "run"});
+  EXPECT_TRUE(
+      contains(text, "is of step 40, and the run has 40 steps: nothing is left to do; give more --epochs"))
+      << text;
+  EXPECT_EQ(run({"train", "--resume", "run", "--steps", "42"}).code, 0);
+}
+
+TEST_F(Resume, WhatDoesNotFitIsNamed) {
+  run(with(kRun, {"--steps", "10"}));
+  const Words resumed = {"train", "--resume", "run", "--steps", "20"};
+  for (const auto& [flag, value, before] :
+       std::vector<std::array<std::string, 3>>{{"--model", "simplecnn", "mlp"},
+                                               {"--optimizer", "adam", "momentum"},
+                                               {"--optimizer", "sgd", "momentum"},
+                                               {"--staleness", "1", "0"}}) {
+    const std::string text = refusal(with(resumed, {flag, value}));
+    EXPECT_TRUE(contains(text, "does not go with " + flag + " " + value + " (it is of a run with " + before +
+                                   "); leave that out"))
+        << text;
+  }
+  // This one has the same moments.
+  run(with(resumed, {"--optimizer", "nesterov"}));
+}
+
+TEST_F(Resume, TwoRunsAtOnceInOneDirectoryAreRefused) {
+  Command first(kEndless, scratch_.here());
+  wait_for_steps(first, 5);
+  const Ended second = run_annulus(with(kEndless, {"--steps", "9"}), scratch_.here());
+  EXPECT_EQ(second.code, 2);
+  EXPECT_TRUE(contains(second.err, "holds a run already")) << second.err;
+  kill(first.pid(), SIGINT);
+  EXPECT_EQ(first.wait().code, 130);
+
+  Command resumed({"train", "--resume", "run"}, scratch_.here());
+  wait_for_steps(resumed, 5);
+  const Ended third = run_annulus({"train", "--resume", "run"}, scratch_.here());
+  EXPECT_EQ(third.code, 2) << third.out;
+  EXPECT_TRUE(contains(third.err, ": a run is under way in it; wait until it has ended")) << third.err;
+  kill(resumed.pid(), SIGINT);
+  EXPECT_EQ(resumed.wait().code, 130);
+}
+
+TEST_F(Resume, ASecondCtrlCLeavesWhatWasThere) {
+  Command run(with(kEndless, {"--checkpoint-every", "10", "--keep", "2", "--batch-size", "1024"}),
+              scratch_.here());
+  wait_for_steps(run, 25);
+  kill(run.pid(), SIGINT);
+  kill(run.pid(), SIGINT);
+  const Ended end = run.wait();
+  EXPECT_EQ(end.code, 130);
+  expect_nothing_left(end);
+  expect_all_intact();
+}
+
+// Disks that fail.
+
+// What a run says of checkpoints that failed: each, and their number.
+void expect_failures(const Ended& end, const std::string& reason) {
+  EXPECT_TRUE(contains(end.out, "warning: no checkpoint of step ")) << end.out;
+  EXPECT_TRUE(contains(end.out, reason)) << end.out;
+  EXPECT_TRUE(contains(end.out, "; training does not depend on it")) << end.out;
+  EXPECT_FALSE(contains(end.line("checkpoint "), " 0 failed")) << end.out;
+}
+
+TEST_F(Resume, ADiskThatIsFullCostsCheckpointsAndNotTheRun) {
+  const fs::path disk = scratch_.path() / "disk";
+  fs::create_directory(disk);
+  if (mount("none", disk.c_str(), "tmpfs", 0, "size=6m") != 0)
+    GTEST_SKIP() << "a file system cannot be mounted here";
+  const Words words = with(kShort, {"--checkpoint-every", "10", "--keep", "9", "--run-dir", "disk/run"});
+  const Ended end = run_annulus(words, scratch_.here());
+  EXPECT_EQ(end.code, 0) << end.err;
+  EXPECT_EQ(end.weights(), undisturbed());
+  expect_failures(end, "No space left on device; free space there, or choose another directory");
+  expect_nothing_left(end);
+  EXPECT_EQ(checkpoints("disk/run"), (Names{file_of(10), file_of(20)}));
+  expect_all_intact("disk/run");
+  // With room again it goes on.
+  EXPECT_EQ(mount("none", disk.c_str(), "tmpfs", MS_REMOUNT, "size=60m"), 0);
+  EXPECT_EQ(run({"train", "--resume", "disk/run"}).weights(), undisturbed());
+  EXPECT_EQ(umount(disk.c_str()), 0);
+}
+
+TEST_F(Resume, ADirectoryThatVanishesIsMadeAgain) {
+  const Words words = with(kShort, {"--checkpoint-every", "10"});
+  Command run(words, scratch_.here());
+  if (!run.wait_until("a checkpoint", [&] { return checkpoints().count(file_of(20)) != 0; })) return;
+  fs::rename(scratch_ / "run/checkpoints", scratch_ / "taken");
+  const Ended end = run.wait();
+  EXPECT_EQ(end.code, 0) << end.err;
+  EXPECT_EQ(end.weights(), undisturbed());
+  EXPECT_TRUE(checkpoints().count(file_of(80)) != 0);
+  expect_all_intact();
+}
+
+// Root may write anywhere: what it cannot is a file where a directory should be.
+TEST_F(Resume, ADirectoryThatCannotBeWrittenCostsCheckpointsAndNotTheRun) {
+  const Words words = with(kShort, {"--checkpoint-every", "10"});
+  Command run(words, scratch_.here());
+  if (!run.wait_until("a checkpoint", [&] { return checkpoints().count(file_of(20)) != 0; })) return;
+  fs::rename(scratch_ / "run/checkpoints", scratch_ / "taken");
+  write_file(scratch_ / "run/checkpoints", "");
+  const Ended end = run.wait();
+  EXPECT_EQ(end.code, 0) << end.err;
+  EXPECT_EQ(end.weights(), undisturbed());
+  expect_failures(end, "run/checkpoints");
+  expect_nothing_left(end);
+}
+
+}  // namespace
+}  // namespace annulus
