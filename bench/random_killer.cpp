@@ -44,7 +44,7 @@ class Killer {
 
   void run() {
     for (int64_t i = 0; i < plan_.kills; ++i) {
-      if (!plan_.storm && !await_recovery()) return;
+      if (plan_.row > 0 && i % plan_.row == 0 && !await_recovery()) return;
       const uint64_t pause = static_cast<uint64_t>(2 * plan_.mean_pause_ns) + 1;
       pause_for(static_cast<int64_t>(random_() % pause));
       attempt_ = header_.attempt.load(std::memory_order_acquire);
@@ -67,8 +67,8 @@ class Killer {
     if (!until([&] { return header_.attempt.load(std::memory_order_acquire) != attempt_ && all_train(); })) {
       return false;
     }
-    const uint32_t committed = segment_.versions().committed();
-    return until([&] { return segment_.versions().committed() != committed; });
+    const uint32_t awaited = segment_.versions().committed() + plan_.steps;
+    return until([&] { return Versions::reached(segment_.versions().committed(), awaited); });
   }
 
   bool all_train() const {

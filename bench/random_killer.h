@@ -14,9 +14,11 @@ struct KillPlan {
   int64_t kills = 1;
   // Before each kill comes a pause of 0 to twice this, all equally likely.
   int64_t mean_pause_ns = 50'000'000;
-  // Pauses begin once the run has recovered from the last kill: all ranks train, and have committed a further
-  // step. A storm does not wait: its kills meet start-up, recoveries, and each other.
-  bool storm = false;
+  // So many kills are made in a row: deaths may overlap, and meet recoveries and the start of replacements.
+  // Before the next row the killer waits until the run has recovered: all ranks train, and have committed
+  // `steps` further steps. 0: a storm, which never waits, not even for the run to begin.
+  int64_t row = 1;
+  uint32_t steps = 1;
   int first_rank = 0;  // ranks below are spared
 };
 
