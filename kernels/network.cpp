@@ -49,7 +49,7 @@ class Network::Impl {
     plan_.stages = staging_.stages;
     needs_gradient_ = needs_gradient(spec_);
     readers_ = readers_of(spec_);
-    make_layers();
+    make_layers(options.made);
     rooms_ = plan_rooms(spec_, staging_, room_needs());
     plan_.arena_bytes = rooms_.arena_bytes;
     plan_joins();
@@ -129,7 +129,7 @@ class Network::Impl {
   std::vector<KernelTime>& times() { return times_; }
 
  private:
-  void make_layers() {
+  void make_layers(const std::function<void()>& made) {
     activations_.push_back(
         onednn::make_desc({plan_.batch, spec_.input.channels, spec_.input.height, spec_.input.width},
                           onednn::Tag::nchw, plan_.type));
@@ -145,6 +145,7 @@ class Network::Impl {
         layers_.back()->describe(k, plan_);
         activations_.push_back(onednn::with_images(layers_.back()->dst_desc(), plan_.batch));
         check_addend(k);
+        made();
       }
     }
     CHECK(static_cast<int>(layers_.size()) == count(), "{} of {} layers", layers_.size(), count());

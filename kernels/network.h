@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -34,6 +35,7 @@ struct NetworkOptions {
   ChosenAlgorithms algorithms = {};     // instead of what the rule says
   std::optional<Staging> staging = {};  // instead of what plan_stages has for it
   bool measure = false;                 // fill times()
+  std::function<void()> made = [] {};   // called after each layer that the constructor has made
 };
 
 class Network {

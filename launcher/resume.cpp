@@ -29,16 +29,25 @@ std::vector<fs::path> runs_with_checkpoints() {
   return runs;
 }
 
+// Below the working directory as users type it, elsewhere absolute.
 std::string run_of(const fs::path& checkpoints) {
-  const fs::path run = fs::absolute(checkpoints).lexically_normal().parent_path();
   std::error_code error;
-  return fs::exists(run / "config.yaml", error) ? run.string() : "";
+  const fs::path run = fs::canonical(checkpoints, error).parent_path();
+  if (!fs::exists(run / "config.yaml", error)) return "";
+  const fs::path relative = run.lexically_relative(fs::current_path(error));
+  return relative.empty() || *relative.begin() == ".." ? run.string() : relative.string();
 }
 
 ResumePoint latest_in(const fs::path& directory) {
   ResumePoint point;
-  point.checkpoint = std::make_shared<const Checkpoint>(latest_checkpoint(
-      directory.string(), [&](const std::string& text) { point.warnings.push_back("skipped " + text); }));
+  const auto skip = [&](const std::string& text) { point.warnings.push_back("skipped " + text); };
+  try {
+    point.checkpoint = std::make_shared<const Checkpoint>(latest_checkpoint(directory.string(), skip));
+  } catch (const UserError& error) {
+    std::string text = fmt::format("--resume: {}", error.what());
+    for (const std::string& skipped : point.warnings) text += "\n  " + skipped;
+    throw UserError(text);
+  }
   point.run_dir = run_of(directory);
   return point;
 }
@@ -68,19 +77,23 @@ ResumePoint named(const std::string& path, const std::string& run_dir) {
 }
 
 ResumePoint latest_run() {
-  std::string damaged;
+  std::vector<std::string> damaged;  // runs without an intact one
   for (const fs::path& run : runs_with_checkpoints()) {
     try {
-      return latest_in(checkpoint_directory(run.string()));
+      ResumePoint point = latest_in(checkpoint_directory(run.string()));
+      point.warnings.insert(point.warnings.begin(), damaged.begin(), damaged.end());
+      return point;
     } catch (const UserError& error) {
-      damaged += fmt::format("\n  {}", error.what());
+      damaged.push_back(error.what());
     }
   }
-  throw UserError::format(
+  std::string text = fmt::format(
       "--resume latest: no run in {} has an intact checkpoint; name one (--resume FILE) or its run's "
       "directory "
-      "(--run-dir DIR), or begin anew without --resume{}",
-      fs::absolute(kRuns).string(), damaged);
+      "(--run-dir DIR), or begin anew without --resume",
+      fs::absolute(kRuns).string());
+  for (const std::string& run : damaged) text += "\n  " + run;
+  throw UserError(text);
 }
 
 }  // namespace

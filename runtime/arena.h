@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 
 namespace annulus {
@@ -12,7 +13,8 @@ class Arena {
   Arena() = default;
   // Huge pages where the kernel gives them; every page present on return. Throws UserError if there is no
   // memory.
-  explicit Arena(int64_t bytes);
+  explicit Arena(
+      int64_t bytes, const std::function<void()>& beat = [] {});
   ~Arena();
   Arena(Arena&& other) noexcept;
   Arena& operator=(Arena&& other) noexcept;
@@ -24,6 +26,8 @@ class Arena {
 };
 
 // Maps every page of a range into this process now, writable, instead of by one page fault each. Best effort.
-void populate(void* address, uint64_t bytes);
+// `beat` is called now and then: gigabytes take seconds.
+void populate(
+    void* address, uint64_t bytes, const std::function<void()>& beat = [] {});
 
 }  // namespace annulus

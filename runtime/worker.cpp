@@ -93,7 +93,10 @@ void Worker::enter(RankState state) {
 }
 
 void Worker::prepare() {
-  network_ = std::make_unique<Network>(run_.spec, network_options(run_.config, run_.spec));
+  const auto beat = [this] { waiter_.beat(); };
+  NetworkOptions options = network_options(run_.config, run_.spec);
+  options.made = beat;
+  network_ = std::make_unique<Network>(run_.spec, options);
   if (network_->plan().hash() != header_.plan_hash) {
     throw StepError(
         fmt::format("rank {} plans other kernels than the planner did (plan {:016x}, here {:016x}): results "
@@ -102,22 +105,19 @@ void Worker::prepare() {
                     "report this as a bug",
                     rank_, header_.plan_hash, network_->plan().hash()));
   }
-  waiter_.beat();
-  arena_ = Arena(network_->plan().arena_bytes);
+  arena_ = Arena(network_->plan().arena_bytes, beat);
   network_->bind_arena(arena_.bytes());
   network_->set_parameter_offsets(run_.buckets.offsets);
   part_.arena_address.store(reinterpret_cast<uint64_t>(arena_.bytes().data()), std::memory_order_relaxed);
   part_.arena_bytes.store(arena_.bytes().size(), std::memory_order_relaxed);
   labels_.resize(nominal_shard(run_.config));
   buckets_by_stage_ = run_.buckets.buckets_by_stage(run_.network);
-  waiter_.beat();
 
   const SegmentPlan& plan = segment_.plan();
-  populate(segment_.base() + plan.state.offset, plan.state.bytes);
+  populate(segment_.base() + plan.state.offset, plan.state.bytes, beat);
   populate(segment_.gradients(rank_, 0),
-           header_.gradient_sets * plan.gradient_buffers[rank_] * plan.gradient_buffer_bytes);
-  populate(segment_.base(), plan.state.offset);  // header, ranks, versions, rings
-  waiter_.beat();
+           header_.gradient_sets * plan.gradient_buffers[rank_] * plan.gradient_buffer_bytes, beat);
+  populate(segment_.base(), plan.state.offset, beat);  // header, ranks, versions, rings
 }
 
 // At the committed step: all versions are the same, rings are empty.

@@ -496,6 +496,30 @@ TEST_F(Recovery, AWriterThatStandsStillIsKilledAtTheDeadline) {
   EXPECT_TRUE(contains(end.line("checkpoint "), " 1 failed")) << end.out;
 }
 
+TEST_F(Recovery, TheLastCheckpointMayTakeLong) {
+  for (const Words& flags : {Words{}, Words{"--checkpoint-every", "30", "--keep", "9"}}) {
+    again();
+    Command run(with(kShort, flags), scratch_.here());
+    wait_for_steps(run, 70);
+    pid_t writer = 0;
+    run.wait_until("the last writer", [&] {
+      writer = run.process("annulus:0") == 0 ? run.process("annulus:save") : 0;
+      return writer > 0 && kill(writer, SIGSTOP) == 0;
+    });
+    sleep_for_seconds(0.5);
+    kill(writer, SIGCONT);
+    const Ended end = run.wait();
+    expect_undisturbed(end, undisturbed(), 0);
+    EXPECT_FALSE(contains(end.out, "warning: ")) << end.out;
+    EXPECT_TRUE(contains(end.line("checkpoint "), " 0 failed, 0 left out")) << end.out;
+    for (const fs::directory_entry& entry : fs::directory_iterator(scratch_ / "run/checkpoints")) {
+      const std::string name = entry.path().filename();
+      const Ended shown = run_annulus({"checkpoint", "show", entry.path()}, scratch_.here());
+      EXPECT_EQ(contains(shown.out, undisturbed()), name == "step-0000000080.safetensors") << name;
+    }
+  }
+}
+
 TEST_F(Recovery, DeathsOfWorkersWhileCheckpointsAreWrittenLeaveBothWhole) {
   const Words words = with(kShort, {"--steps", "150", "--checkpoint-every", "2", "--max-restarts", "100"});
   const std::string weights = weights_of(words);

@@ -21,6 +21,9 @@ const Words kRun = {"train", "--dataset", "synthetic", "--model",      "mlp", "-
                     "40",    "--lr",      "0.01",      "--batch-size", "512", "--quiet",
                     "on",    "--run-dir", "run"};
 
+// The same with steps long enough that a checkpoint is written long before the next one is due.
+const Words kSpaced = with(kRun, {"--batch-size", "2048"});
+
 std::string file_of(int step) {
   std::string digits = std::to_string(step);
   return "step-" + std::string(10 - digits.size(), '0') + digits + ".safetensors";
@@ -57,11 +60,12 @@ class Resume : public RunUnderWay {
   std::string checkpoint(int step, const std::string& run_dir = "run") const {
     return scratch_ / (run_dir + "/checkpoints/" + file_of(step));
   }
-  void flip_a_bit(const std::string& path) {
+  void flip_a_bit(const std::string& path) const {
     std::string bytes = read_file(path);
     bytes[bytes.size() / 2] ^= 4;
     write_file(path, bytes);
   }
+  void again() { fs::remove_all(scratch_ / "run"); }
   void cut(const std::string& path) { fs::resize_file(path, fs::file_size(path) / 2); }
   // Every step from the first to the last has one line.
   void expect_each_step_once(const std::string& run_dir, int64_t first, int64_t last) {
@@ -83,28 +87,45 @@ class Resume : public RunUnderWay {
 
 using Names = std::set<std::string>;
 
+// What a run leaves that has to write one after each of these steps.
+Names expected_of(const Ended& end, size_t keep, const std::vector<int>& due) {
+  Names names;
+  for (const int step : due) {
+    // A disk that is slower than the steps between two of them.
+    const bool left_out =
+        contains(end.out, "no checkpoint of step " + std::to_string(step) + ": that of step ");
+    if (!left_out) names.insert(file_of(step));
+  }
+  while (names.size() > keep) names.erase(names.begin());
+  return names;
+}
+
 TEST_F(Resume, CheckpointsAreWrittenAtTheStepsAskedForAndAtTheEnd) {
-  Ended end = run(with(kRun, {"--checkpoint-every", "12", "--keep", "9"}));
+  const Ended end = run(with(kSpaced, {"--checkpoint-every", "12", "--keep", "9"}));
   EXPECT_EQ(checkpoints(), (Names{file_of(12), file_of(24), file_of(36), file_of(40)}));
   EXPECT_TRUE(contains(end.line("checkpoint "), "4 written, 0 failed, 0 left out")) << end.out;
   EXPECT_TRUE(contains(end.out, "run/checkpoints/" + file_of(40) + " (")) << end.out;
   expect_all_intact();
   const Ended shown = run_annulus({"checkpoint", "show", "run/checkpoints"}, scratch_.here());
   EXPECT_TRUE(contains(shown.out, "weights  xxh64=" + end.weights())) << shown.out;
-  EXPECT_TRUE(contains(shown.out, "step     40, in epoch 3")) << shown.out;
+  EXPECT_TRUE(contains(shown.out, "step     40, in epoch 10")) << shown.out;
 
-  run(with(kRun, {"--checkpoint-epochs", "1", "--keep", "9", "--run-dir", "epochs"}));
-  EXPECT_EQ(checkpoints("epochs"), (Names{file_of(16), file_of(32), file_of(40)}));
-  run(with(kRun,
-           {"--checkpoint-epochs", "2", "--checkpoint-every", "15", "--keep", "9", "--run-dir", "both"}));
-  EXPECT_EQ(checkpoints("both"), (Names{file_of(15), file_of(30), file_of(32), file_of(40)}));
-  run(with(kRun, {"--checkpoint-every", "10", "--keep", "2", "--run-dir", "two"}));
-  EXPECT_EQ(checkpoints("two"), (Names{file_of(30), file_of(40)}));
-  run(with(kRun, {"--checkpoint-every", "8", "--keep", "1", "--run-dir", "one"}));
-  EXPECT_EQ(checkpoints("one"), (Names{file_of(40)}));
-  // Only the last one, without any of these flags.
-  run(with(kRun, {"--run-dir", "last"}));
-  EXPECT_EQ(checkpoints("last"), (Names{file_of(40)}));
+  struct Case {
+    Words flags;
+    size_t keep;
+    std::vector<int> due;
+  };
+  for (const auto& [flags, keep, due] :
+       std::vector<Case>{{{"--checkpoint-epochs", "1"}, 9, {16, 32, 40}},
+                         {{"--checkpoint-epochs", "2", "--checkpoint-every", "15"}, 9, {15, 30, 32, 40}},
+                         {{"--checkpoint-every", "10"}, 2, {10, 20, 30, 40}},
+                         {{"--checkpoint-every", "8"}, 1, {8, 16, 24, 32, 40}},
+                         {{}, 3, {40}}}) {
+    again();
+    const Ended one = run(with(with(kRun, flags), {"--keep", std::to_string(keep)}));
+    EXPECT_EQ(checkpoints(), expected_of(one, keep, due)) << one.out;
+    expect_all_intact();
+  }
 }
 
 TEST_F(Resume, CheckpointsAreWrittenEveryFewMinutes) {
@@ -148,28 +169,23 @@ INSTANTIATE_TEST_SUITE_P(
                            {"--augment", "on", "--last-batch", "drop", "--batch-size", "500"}}),
     [](const auto& info) { return info.param.name; });
 
-// From the middle of an epoch, from its end, from the very first step; on more and on fewer workers.
+// From the middle of an epoch and from its end, on more and on fewer workers.
 TEST_P(ResumeOf, AnyCheckpointOfARunLeadsToItsEnd) {
   if (contains(GetParam().name, "Bf16") && lacks_bf16()) GTEST_SKIP() << "no bf16 on this processor";
   write_file(scratch_ / "net.yaml", kBatchNorm);
   const Words words = with(kRun, GetParam().flags);
   const std::string weights = run(with(words, {"--run-dir", "undisturbed"})).weights();
-  const Ended whole = run(with(words, {"--checkpoint-every", "1", "--keep", "99"}));
+  const Ended whole = run(with(words, {"--checkpoint-every", "8", "--keep", "9"}));
   EXPECT_EQ(whole.weights(), weights);
-  for (const int step : {1, 7, 16, 39}) {
-    if (checkpoints().count(file_of(step)) == 0) {
-      // Where steps are shorter than writing, some are left out.
-      EXPECT_TRUE(contains(whole.out, "no checkpoint of step " + std::to_string(step) + ": ")) << step;
-      continue;
-    }
-    for (const std::string workers : {"1", "2", "4"}) {
-      const std::string run_dir = "from" + std::to_string(step) + "on" + workers;
-      const Ended end =
-          run({"train", "--resume", checkpoint(step), "--workers", workers, "--run-dir", run_dir});
-      EXPECT_EQ(end.weights(), weights) << "from step " << step << " on " << workers << " workers\n"
-                                        << end.out;
-      expect_each_step_once(run_dir, step + 1, 40);
-    }
+  EXPECT_EQ(checkpoints(), expected_of(whole, 9, {8, 16, 24, 32, 40}));
+  for (const auto& [step, workers] :
+       std::vector<std::pair<int, std::string>>{{8, "1"}, {16, "2"}, {24, "4"}, {32, "1"}}) {
+    if (checkpoints().count(file_of(step)) == 0) continue;
+    const std::string run_dir = "from" + std::to_string(step);
+    const Ended end =
+        run({"train", "--resume", checkpoint(step), "--workers", workers, "--run-dir", run_dir});
+    EXPECT_EQ(end.weights(), weights) << "from step " << step << " on " << workers << " workers\n" << end.out;
+    expect_each_step_once(run_dir, step + 1, 40);
   }
 }
 
@@ -217,7 +233,7 @@ TEST_P(ResumeAfter, AStoppedRunGoesOnAsIfNothingHadBeen) {
 }
 
 TEST_F(Resume, ALauncherKilledAtAnyMomentLeavesAnIntactCheckpoint) {
-  const Words words = with(kShort, {"--steps", "400", "--checkpoint-every", "1", "--keep", "2"});
+  const Words words = with(kShort, {"--steps", "250", "--checkpoint-every", "1", "--keep", "2"});
   const std::string weights = weights_of(words);
   unsigned seed = 11;
   Words next = words;
@@ -233,7 +249,7 @@ TEST_F(Resume, ALauncherKilledAtAnyMomentLeavesAnIntactCheckpoint) {
   const Ended end = run(next);
   EXPECT_EQ(end.weights(), weights) << end.out;
   EXPECT_FALSE(contains(end.out, "skipped")) << end.out;
-  expect_each_step_once("run", 1, 400);
+  expect_each_step_once("run", 1, 250);
   EXPECT_LE(checkpoints().size(), 2u);
   expect_all_intact();
 }
@@ -245,11 +261,29 @@ TEST_F(Resume, LatestIsThatOfTheRunThatMadeOneLast) {
   const Ended end = run({"train", "--resume", "latest", "--steps", "14"});
   EXPECT_TRUE(contains(end.out, "runs/second/checkpoints/" + file_of(14))) << end.out;
   EXPECT_EQ(checkpoints("runs/second"), (Names{file_of(11), file_of(14)}));
+  // Not without a word from another one.
+  for (const int step : {11, 14}) flip_a_bit(checkpoint(step, "runs/second"));
+  const Ended other = run({"train", "--resume", "latest", "--steps", "12"});
+  EXPECT_TRUE(contains(other.out, "runs/second/checkpoints: none of its 2 checkpoints can be used"))
+      << other.out;
+  EXPECT_EQ(checkpoints("runs/first"), (Names{file_of(9), file_of(12)}));
+}
+
+TEST_F(Resume, ADirectoryIsMeantHoweverItIsWritten) {
+  run(with(kRun, {"--steps", "3"}));
+  int steps = 3;
+  for (const std::string& name : {std::string("run"), std::string("./run/"), std::string("run/checkpoints/"),
+                                  scratch_ / "run", std::string("run/../run/checkpoints")}) {
+    const std::string next = std::to_string(++steps);
+    const Ended end = run({"train", "--resume", name, "--steps", next});
+    EXPECT_EQ(end.line("run files  "), "run") << name;
+  }
+  EXPECT_TRUE(checkpoints().count(file_of(steps)) != 0);
 }
 
 TEST_F(Resume, TheCheckpointHasItsOwnNetwork) {
   write_file(scratch_ / "net.yaml", kBatchNorm);
-  const Words words = with(kRun, {"--model", "net.yaml"});
+  const Words words = with(kSpaced, {"--model", "net.yaml"});
   const std::string weights = run(with(words, {"--run-dir", "undisturbed"})).weights();
   run(with(words, {"--checkpoint-every", "10", "--keep", "9"}));
   fs::remove(scratch_ / "net.yaml");
@@ -277,7 +311,7 @@ TEST_F(Resume, FlagsOfTheCommandLineWinOverTheCheckpoint) {
 }
 
 TEST_F(Resume, ARunElsewhereLeavesTheFirstOneAlone) {
-  const Words words = with(kRun, {"--checkpoint-every", "10", "--keep", "9"});
+  const Words words = with(kSpaced, {"--checkpoint-every", "10", "--keep", "9"});
   const std::string weights = run(words).weights();
   const Names before = checkpoints();
   const std::string metrics = read_file(scratch_ / "run/metrics.jsonl");
@@ -291,7 +325,7 @@ TEST_F(Resume, ARunElsewhereLeavesTheFirstOneAlone) {
 }
 
 TEST_F(Resume, FromAnOlderCheckpointARunGetsADirectoryOfItsOwn) {
-  const std::string weights = run(with(kRun, {"--checkpoint-every", "10", "--keep", "9"})).weights();
+  const std::string weights = run(with(kSpaced, {"--checkpoint-every", "10", "--keep", "9"})).weights();
   const Names before = checkpoints();
   const Ended end = run({"train", "--resume", "run/checkpoints/" + file_of(20)});
   EXPECT_TRUE(contains(end.out, "warning: run/checkpoints/" + file_of(20) +
@@ -307,7 +341,7 @@ TEST_F(Resume, FromAnOlderCheckpointARunGetsADirectoryOfItsOwn) {
 }
 
 TEST_F(Resume, ADamagedCheckpointIsNamedAndTheOneBeforeItTaken) {
-  const Words words = with(kRun, {"--checkpoint-every", "10", "--keep", "9"});
+  const Words words = with(kSpaced, {"--checkpoint-every", "10", "--keep", "9"});
   const std::string weights = run(words).weights();
   flip_a_bit(checkpoint(40));
   cut(checkpoint(30));
@@ -329,14 +363,14 @@ TEST_F(Resume, ADamagedCheckpointIsNamedAndTheOneBeforeItTaken) {
 }
 
 TEST_F(Resume, DamagedLaterCheckpointsDoNotPushIntactOnesOut) {
-  run(with(kRun, {"--checkpoint-every", "10", "--keep", "9"}));
+  run(with(kSpaced, {"--checkpoint-every", "10", "--keep", "9"}));
   for (const int step : {20, 30, 40}) flip_a_bit(checkpoint(step));
   run({"train", "--resume", "latest", "--run-dir", "run", "--steps", "15", "--keep", "2"});
   EXPECT_EQ(checkpoints(), (Names{file_of(10), file_of(15), file_of(20), file_of(30), file_of(40)}));
 }
 
 TEST_F(Resume, WithoutAnIntactCheckpointTheReasonIsClear) {
-  run(with(kRun, {"--checkpoint-every", "20"}));
+  run(with(kSpaced, {"--checkpoint-every", "20"}));
   flip_a_bit(checkpoint(40));
   cut(checkpoint(20));
   const std::string damaged = refusal({"train", "--resume", "latest", "--run-dir", "run"});
@@ -383,22 +417,21 @@ TEST_F(Resume, WhatDoesNotFitIsNamed) {
   run(with(resumed, {"--optimizer", "nesterov"}));
 }
 
+// The end of a Command's life is that of all others.
 TEST_F(Resume, TwoRunsAtOnceInOneDirectoryAreRefused) {
-  Command first(kEndless, scratch_.here());
+  run(with(kRun, {"--steps", "3"}));
+  const Words words = {"train", "--resume", "run", "--steps", "1000000"};
+  Command first(words, scratch_.here());
   wait_for_steps(first, 5);
-  const Ended second = run_annulus(with(kEndless, {"--steps", "9"}), scratch_.here());
-  EXPECT_EQ(second.code, 2);
-  EXPECT_TRUE(contains(second.err, "holds a run already")) << second.err;
+  Command second(words, scratch_.here());
+  const Ended refused = second.wait();
+  EXPECT_EQ(refused.code, 2) << refused.out;
+  EXPECT_TRUE(contains(refused.err, ": a run is under way in it; wait until it has ended")) << refused.err;
   kill(first.pid(), SIGINT);
-  EXPECT_EQ(first.wait().code, 130);
-
-  Command resumed({"train", "--resume", "run"}, scratch_.here());
-  wait_for_steps(resumed, 5);
-  const Ended third = run_annulus({"train", "--resume", "run"}, scratch_.here());
-  EXPECT_EQ(third.code, 2) << third.out;
-  EXPECT_TRUE(contains(third.err, ": a run is under way in it; wait until it has ended")) << third.err;
-  kill(resumed.pid(), SIGINT);
-  EXPECT_EQ(resumed.wait().code, 130);
+  const Ended end = first.wait();
+  EXPECT_EQ(end.code, 130) << end.err;
+  expect_nothing_left(end);
+  expect_each_step_once("run", 1, std::stoi(end.line("stopped by Interrupt after step ")));
 }
 
 TEST_F(Resume, ASecondCtrlCLeavesWhatWasThere) {
