@@ -2,6 +2,7 @@
 // one.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <set>
 #include <span>
 
