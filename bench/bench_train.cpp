@@ -47,24 +47,33 @@ ImageShape bench_image(const std::string& data_shape, const std::string& model) 
   return color ? ImageShape{3, 32, 32} : ImageShape{1, 28, 28};
 }
 
-int bench_train(const BenchTrainOptions& options, int64_t began_ns) {
-  const Machine machine = Machine::this_machine();
+Job plan_bench_run(const BenchTrainOptions& options, const Machine& machine, int64_t steps) {
   TrainConfig config = options.config;
   config.workers = count_workers(config, machine);
   config.batch_size = options.batch_per_worker * config.workers;
-  const int64_t measured = config.steps.value_or(100);
-  config.steps = kWarmupSteps + measured;
+  config.steps = steps;
   config.schedule = "constant";
   const DatasetInfo dataset = describe_synthetic(bench_image(options.data_shape, config.model), 10,
                                                  std::max<int64_t>(8 * config.batch_size, 1024), 0);
-  const Job job = plan_job(config, machine, dataset, true);
+  return plan_job(config, machine, dataset, true);
+}
+
+void print_bench_header(const Job& job, int64_t batch_per_worker, const std::string& length) {
+  fmt::print("{}\n{}, {}, batch {} x {}, {}, {}, {}\n",
+             version_text({}).substr(0, version_text({}).find('\n')), job.run.spec.name,
+             job.run.config.precision, job.run.config.workers, batch_per_worker, job.run.network.library,
+             job.run.network.isa, length);
+  for (const std::string& note : job.notes) fmt::print("note: {}\n", note);
+  for (const std::string& warning : job.warnings) fmt::print("warning: {}\n", warning);
+}
+
+int bench_train(const BenchTrainOptions& options, int64_t began_ns) {
+  const Machine machine = Machine::this_machine();
+  const int64_t measured = options.config.steps.value_or(100);
+  const Job job = plan_bench_run(options, machine, kWarmupSteps + measured);
+  const TrainConfig& config = job.run.config;
   if (!options.json) {
-    fmt::print("{}\n{}, {}, batch {} x {}, {}, {}, {} steps\n",
-               version_text({}).substr(0, version_text({}).find('\n')), job.run.spec.name,
-               job.run.config.precision, config.workers, options.batch_per_worker, job.run.network.library,
-               job.run.network.isa, measured);
-    for (const std::string& note : job.notes) fmt::print("note: {}\n", note);
-    for (const std::string& warning : job.warnings) fmt::print("warning: {}\n", warning);
+    print_bench_header(job, options.batch_per_worker, fmt::format("{} steps", measured));
   }
 
   std::vector<StepSummary> steps;
@@ -86,7 +95,7 @@ int bench_train(const BenchTrainOptions& options, int64_t began_ns) {
                                               {"workers", config.workers},
                                               {"threads_per_worker", config.threads_per_worker},
                                               {"batch_per_worker", options.batch_per_worker},
-                                              {"precision", job.run.config.precision},
+                                              {"precision", config.precision},
                                               {"steps", result.step_ms.size()},
                                               {"images_per_s", result.images_per_s},
                                               {"median_step_ms", median},

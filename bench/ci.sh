@@ -81,5 +81,17 @@ check_lines "bench layers, kernels" $kernels "ms alone_ms gbytes_per_s"
 mv "$results.step" "$results"
 check_lines "bench layers, step" 1 "step_ms loss_ms update_ms parts_alone_ms ratio_to_parts peak_gflops peak_gbps"
 
+# Three figures, the step beside them, and whether the bits are the same; the command fails where they are not.
+total=$((total + 1))
+if ./annulus bench recovery --model mlp --workers 2 --kills 5 --json >"$results" &&
+  tail -n 1 "$results" | grep -q '"kills":5,.*"same_bits":true'; then
+  sed -i '$d' "$results"
+  check_lines "bench recovery, times" 4 "samples median_ms p99_ms max_ms"
+  echo "bench recovery: passed: same bits"
+else
+  echo "bench recovery: FAILED: $(tail -n 1 "$results")"
+  failed=$((failed + 1))
+fi
+
 echo "$((100 * (total - failed) / total))% tests passed, $failed tests failed out of $total"
 [ $failed = 0 ]

@@ -35,6 +35,7 @@ enum class ProtocolPoint : uint8_t {
   kResume,      // released, nothing of the new attempt done
   kDismiss,     // finished, not yet dismissed
 };
+inline constexpr int kExchangePoints = 14;  // the first so many are met in any exchange
 inline constexpr int kProtocolPoints = 24;
 
 #if defined(ANNULUS_PROTOCOL_POINTS)

@@ -26,6 +26,11 @@ void add_network(OptionTable& table, const OptionTable& train, std::string& shap
                "channels, height and width of an image; auto: 1x28x28 for mlp, 3x32x32 for others");
 }
 
+void add_batch_per_worker(OptionTable& table, int64_t& target) {
+  table.whole("batch-per-worker", "B", target, 1, kMostImages / kMostWorkers,
+              "images of one step per worker");
+}
+
 // Sizes like "4K,64K,1M", in bytes.
 void add_sizes(OptionTable& table, std::vector<int64_t>& target, std::string help, std::string fallback) {
   constexpr int64_t kMost = int64_t{64} << 30;
@@ -73,8 +78,7 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
   OptionTable table("annulus bench train",
                     "Measures training steps on synthetic data that is already in memory.");
   add_network(table, train, options.data_shape);
-  table.whole("batch-per-worker", "B", options.batch_per_worker, 1, kMostImages / kMostWorkers,
-              "images of one step per worker");
+  add_batch_per_worker(table, options.batch_per_worker);
   table.take(train, {"steps", "bucket-mb", "algorithm", "staleness", "comm-thread"});
   table.section("On which cores");
   table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
@@ -145,6 +149,32 @@ BenchUpdateOptions parse_bench_update(int argc, const char* const* argv) {
   add_sizes(table, options.bytes, "sizes of the gradient, with K, M or G for powers of 1024", "1M,25M,100M");
   add_ranks_and_output(table, train, options.json);
   table.parse(argc, argv);
+  return options;
+}
+
+BenchRecoveryOptions parse_bench_recovery(int argc, const char* const* argv) {
+  constexpr int64_t kMostKills = 100'000;
+  BenchRecoveryOptions options;
+  BenchTrainOptions& training = options.training;
+  training.config.dataset = "synthetic";
+  std::string config_file;
+  const OptionTable train = train_table(training.config, config_file);
+  OptionTable table("annulus bench recovery",
+                    "Kills random workers of a run on synthetic data, measures how it recovers, and compares "
+                    "its weights with those of an undisturbed run.");
+  add_network(table, train, training.data_shape);
+  add_batch_per_worker(table, training.batch_per_worker);
+  table.take(train, {"bucket-mb", "algorithm", "clip", "staleness", "comm-thread"});
+  table.whole("kills", "N", options.kills, 1, kMostKills,
+              "workers that are killed, each after the run has recovered from the last death");
+  table.whole("seed", "S", options.seed, "of whom is killed when");
+  table.section("On which cores");
+  table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
+  table.section("Output");
+  table.bare_switch("json", training.json, "JSON objects, one a line, in place of text");
+  table.parse(argc, argv);
+  settle_optimizer(table, training.config);
+  settle_stem(table, training.config.model, training.config.stem);
   return options;
 }
 

@@ -35,7 +35,7 @@ void Checkpointer::kill_writer() const {
 
 void Checkpointer::poll(int64_t elapsed_ns) {
   const uint32_t chosen = header_.checkpoint_step.load(std::memory_order_acquire);
-  if (chosen != taken_up_ && Versions::reached(segment_.versions().committed(), chosen)) {
+  if (chosen > taken_up_ && Versions::reached(segment_.versions().committed(), chosen)) {
     header_.checkpoint_wanted.store(0, std::memory_order_relaxed);
     since_last_ns_ = 0;
     if (writer_) {

@@ -16,6 +16,7 @@
 
 #include "bench/bench_collectives.h"
 #include "bench/bench_layers.h"
+#include "bench/bench_recovery.h"
 #include "bench/bench_train.h"
 #include "bench/bench_update.h"
 #include "collectives/wait.h"
@@ -44,6 +45,7 @@ constexpr const char* kUsage =
     "  annulus bench layers [flags] measures the kernels of a step one by one\n"
     "  annulus bench collectives [flags]  measures all-reduce and its kin beside the memory's floor\n"
     "  annulus bench update [flags]  measures the fused update beside a copy\n"
+    "  annulus bench recovery [flags]  kills workers at random, measures how the run goes on\n"
     "  annulus check ALGORITHM      checks direct, ring or hierarchical against a serial run, without data\n"
     "  annulus model NETWORK        shows a network as YAML, its layers, parameters, operations, memory\n"
     "  annulus checkpoint show|verify|export  what a checkpoint holds, whether it is intact, its model "
@@ -114,8 +116,13 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
     }
     if (what == "collectives") return bench_collectives(parse_bench_collectives(argc - 2, argv.data() + 2));
     if (what == "update") return bench_update(parse_bench_update(argc - 2, argv.data() + 2));
-    throw unknown_command("bench " + what,
-                          {"bench train", "bench layers", "bench collectives", "bench update"});
+    if (what == "recovery") {
+      const BenchRecoveryOptions options = parse_bench_recovery(argc - 2, argv.data() + 2);
+      limit_pool_spinning(options.training.config.threads_per_worker, words);
+      return bench_recovery(options, began_ns);
+    }
+    throw unknown_command("bench " + what, {"bench train", "bench layers", "bench collectives",
+                                            "bench update", "bench recovery"});
   }
   if (command == "--version" || command == "version") {
     fmt::print("{}\n", version_text(ask_onednn_version()));

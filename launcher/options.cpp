@@ -240,7 +240,7 @@ TopoOptions parse_topo(int argc, const char* const* argv) {
   table.section("What decides the segment's size");
   table.take(train, {"model", "stem", "dataset", "data", "batch-size", "shards", "accumulate", "precision",
                      "precision-fallback", "optimizer", "clip", "algorithm", "bucket-mb", "staleness",
-                     "comm-thread"});
+                     "comm-thread", "checkpoint-every", "checkpoint-epochs", "checkpoint-minutes"});
   table.exclude("shards", "accumulate");
   table.parse(argc, argv);
   settle_optimizer(table, options.config);

@@ -56,6 +56,13 @@ struct BenchUpdateOptions {
   bool json = false;
 };
 
+// `annulus bench recovery`: kills workers at random, and measures what that costs.
+struct BenchRecoveryOptions {
+  BenchTrainOptions training;  // its steps are as many as the deaths take
+  int64_t kills = 50;
+  uint64_t seed = 1;  // of whom dies when
+};
+
 // `annulus check ALGORITHM`: the exchange alone, compared with a serial run.
 struct CheckOptions {
   std::string algorithm;  // direct, ring, hierarchical
@@ -103,6 +110,7 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv);
 BenchLayersOptions parse_bench_layers(int argc, const char* const* argv);
 BenchCollectivesOptions parse_bench_collectives(int argc, const char* const* argv);
 BenchUpdateOptions parse_bench_update(int argc, const char* const* argv);
+BenchRecoveryOptions parse_bench_recovery(int argc, const char* const* argv);
 
 // argv[1] is the algorithm.
 CheckOptions parse_check(int argc, const char* const* argv);

@@ -12,8 +12,10 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <utility>
 
 #include "collectives/wait.h"
 #include "launcher/network_report.h"
@@ -76,23 +78,40 @@ std::string to_line(const EvalSummary& evaluation) {
          "\n";
 }
 
-// Takes the lines away that tell of later steps than the run goes on from.
-void cut_metrics(const fs::path& path, uint32_t step) {
+// How far metrics.jsonl tells of the run.
+struct Told {
+  uint64_t step = 0, epoch = 0;
+};
+
+// Takes the lines away that are torn, or tell of later steps than `last`; says how far the others go.
+Told cut_metrics(const fs::path& path, uint64_t last) {
+  Told told;
   std::ifstream file(path);
-  if (!file) return;
+  if (!file) return told;
   std::string kept;
   for (std::string line; std::getline(file, line);) {
-    const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);  // the last one may be torn
-    if (json.is_object() && json.value("step", uint64_t{0}) <= step) kept += line + "\n";
+    const nlohmann::json json = nlohmann::json::parse(line, nullptr, false);
+    if (!json.is_object()) continue;
+    const uint64_t step = json.value("step", uint64_t{0});
+    if (step > last) continue;
+    if (json.contains("test_loss")) {
+      told.epoch = std::max(told.epoch, json.value("epoch", uint64_t{0}));
+    } else {
+      told.step = std::max(told.step, step);
+    }
+    kept += line + "\n";
   }
   write_file(path, kept);
+  return told;
 }
 
 // The scribe's whole life. Writes nothing before the data is there: until then the run may yet be refused.
-// `input` ends when the launcher closes it or dies; what went wrong goes into `output`.
-int write_run_files(const fs::path& directory, const Job& job, const Segment& segment, int input,
-                    int output) {
+// `last_told`: later steps that metrics.jsonl tells of are not of this run. `input` ends when the launcher
+// closes it or dies; what went wrong goes into `output`.
+int write_run_files(const fs::path& directory, const Job& job, const Segment& segment, uint64_t last_told,
+                    int input, int output) {
   std::ofstream metrics;
+  Told told;
   StepAggregator aggregator(
       segment.ranks(), [&](int rank) -> const StepRing& { return segment.rank(rank).steps; },
       [&](int rank) -> const EvalRing& { return segment.rank(rank).evaluations; });
@@ -102,11 +121,16 @@ int write_run_files(const fs::path& directory, const Job& job, const Segment& se
       write_file(directory / "model.yaml", describe_network(job.run.spec, 1));
       write_file(directory / "config.yaml", to_yaml(saved_config(job.run.config, directory.string())));
       write_file(directory / "plan.json", nlohmann::json(job.run.network).dump(1) + "\n");
-      cut_metrics(directory / "metrics.jsonl", job.run.initial_step());
+      told = cut_metrics(directory / "metrics.jsonl", last_told);
       metrics.open(directory / "metrics.jsonl", std::ios::binary | std::ios::app);
     }
-    aggregator.poll([&](const StepSummary& step) { metrics << to_line(step, job.run); },
-                    [&](const EvalSummary& evaluation) { metrics << to_line(evaluation); });
+    aggregator.poll(
+        [&](const StepSummary& step) {
+          if (step.step > told.step) metrics << to_line(step, job.run);
+        },
+        [&](const EvalSummary& evaluation) {
+          if (evaluation.epoch > told.epoch) metrics << to_line(evaluation);
+        });
     metrics.flush();
   };
   std::string summary;
@@ -188,34 +212,57 @@ void RunDirectory::remove_if_empty() const {
 }
 
 Scribe::Scribe(const RunDirectory& directory, const Job& job, const Segment& segment)
-    : deadline_s_(job.run.config.deadline) {
+    : directory_(directory), job_(job), segment_(segment) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0)
     throw UserError::format("cannot start the scribe: {}", std::strerror(errno));
+  from_launcher_ = ends[0];
   to_scribe_ = ends[1];
-  process_ = spawn("annulus:scribe", [&](int output) {
-    ::close(ends[1]);
-    return write_run_files(directory.path(), job, segment, ends[0], output);
-  });
-  ::close(ends[0]);
+  start(job.run.initial_step());
 }
 
 Scribe::~Scribe() {
-  if (process_.pid > 0) close("");
+  if (to_scribe_ >= 0) close("");
+  ::close(from_launcher_);
+}
+
+void Scribe::start(uint64_t last_told) {
+  process_ = spawn("annulus:scribe", [this, last_told](int output) {
+    ::close(to_scribe_);
+    return write_run_files(directory_.path(), job_, segment_, last_told, from_launcher_, output);
+  });
+}
+
+std::string Scribe::watch() {
+  pollfd ended{process_.pidfd, POLLIN, 0};
+  if (process_.pid < 0 || poll(&ended, 1, 0) == 0) return "";
+  const ChildEnd end = finish(process_);
+  trouble_ = describe(end);
+  if (end.signal == 0 || ++restarts_ > kMostRestarts) return "";  // close() tells
+  start(std::numeric_limits<uint64_t>::max());
+  return trouble_ + ": it is replaced";
 }
 
 std::string Scribe::close(const std::string& summary) {
-  write_all(to_scribe_, summary);  // less than a pipe holds: does not block
-  ::close(to_scribe_);
+  (void)watch();
+  if (process_.pid >= 0) {
+    write_all(to_scribe_, summary);  // less than a pipe holds: does not block
+  }
+  ::close(std::exchange(to_scribe_, -1));
+  if (process_.pid < 0) return trouble_;
   pollfd ended{process_.pidfd, POLLIN, 0};
-  if (poll(&ended, 1, static_cast<int>(deadline_s_ * 1e3)) == 0) kill(process_.pid, SIGKILL);
+  const double deadline_s = job_.run.config.deadline;
+  if (poll(&ended, 1, static_cast<int>(deadline_s * 1e3)) == 0) kill(process_.pid, SIGKILL);
   const ChildEnd end = finish(process_);
-  if (end.code == 0) return end.output;
+  if (end.signal != 0 && ended.revents == 0) {
+    return fmt::format("the scribe did not end in {} s and was killed; is the disk stuck?", deadline_s);
+  }
+  return describe(end);
+}
+
+std::string Scribe::describe(const ChildEnd& end) {
   if (end.signal == 0) return end.output;
-  return fmt::format("the scribe was killed by signal {} ({})", end.signal,
-                     ended.revents == 0
-                         ? fmt::format("it did not end in {} s; is the disk stuck?", deadline_s_)
-                         : strsignal(end.signal));
+  return fmt::format("the scribe was killed by signal {} ({})", end.signal, strsignal(end.signal));
 }
 
 }  // namespace annulus

@@ -53,20 +53,33 @@ TrainConfig saved_config(const TrainConfig& config, const std::string& directory
 
 class Scribe {
  public:
-  // Forks the scribe; it follows the step records in `segment` until close().
+  static constexpr int kMostRestarts = 3;
+
+  // Forks the scribe; it follows the step records in `segment` until close(). All three outlive it.
   Scribe(const RunDirectory& directory, const Job& job, const Segment& segment);
   ~Scribe();
   Scribe(const Scribe&) = delete;
   Scribe& operator=(const Scribe&) = delete;
+
+  // Replaces a scribe that was killed, and says so; it goes on where the files end. Call now and then: a rank
+  // keeps its last 2,048 steps.
+  std::string watch();
 
   // Hands over summary.json's text and waits until all is written, for the run's deadline at most. Returns
   // what went wrong, or nothing.
   std::string close(const std::string& summary);
 
  private:
-  double deadline_s_;
-  int to_scribe_ = -1;
+  void start(uint64_t last_told);
+  static std::string describe(const ChildEnd& end);
+
+  const RunDirectory& directory_;
+  const Job& job_;
+  const Segment& segment_;
+  int from_launcher_ = -1, to_scribe_ = -1;
   ChildProcess process_;
+  int restarts_ = 0;
+  std::string trouble_;  // why it ended before close()
 };
 
 }  // namespace annulus

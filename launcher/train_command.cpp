@@ -186,6 +186,10 @@ int train_command(const TrainConfig& config, const ResumePoint* resume, int64_t 
   };
   observer.tick = [&] {
     terminal.flush();
+    if (scribe) {
+      const std::string replaced = scribe->watch();
+      if (!replaced.empty()) terminal.line("warning: " + replaced);
+    }
     if (!config.quiet && progress.steps_done() > 0) terminal.status(progress.line());
   };
 

@@ -123,7 +123,7 @@ class Delays : public testing::Environment {
         testing::UnitTest::GetInstance()->total_test_count()) {
       return;  // a filter
     }
-    for (int point = 0; point < kProtocolPoints; ++point) {
+    for (int point = 0; point < kExchangePoints; ++point) {
       EXPECT_GT(visits(static_cast<ProtocolPoint>(point)), 100) << "point " << point;
     }
   }

@@ -115,6 +115,42 @@ TEST(Options, OtherCommandsTakeTheirShare) {
             "--lr: unknown flag of annulus topo; see annulus topo --help");
 }
 
+TEST(BenchRecoveryOptions, AreThoseOfTrainingAndOfTheKiller) {
+  const auto recovery = [](Words words) {
+    words.insert(words.begin(), "recovery");
+    return parse_bench_recovery(static_cast<int>(words.size()), words.data());
+  };
+  const auto refused = [&](const Words& words) { return refusal([&] { recovery(words); }); };
+  const BenchRecoveryOptions plain = recovery({});
+  EXPECT_EQ(plain.training.config.dataset, "synthetic");
+  EXPECT_EQ(plain.training.batch_per_worker, 64);
+  EXPECT_EQ(plain.kills, 50);
+  EXPECT_EQ(plain.seed, 1u);
+  EXPECT_FALSE(plain.training.json);
+  const BenchRecoveryOptions full =
+      recovery({"--model", "mlp", "--batch-per-worker", "32", "--clip", "0.5", "--staleness", "1",
+                "--algorithm", "ring", "--kills", "7", "--seed", "18446744073709551615", "--workers", "3",
+                "--data-shape", "3x32x32", "--json"});
+  EXPECT_EQ(full.training.config.model, "mlp");
+  EXPECT_EQ(full.training.config.clip, 0.5);
+  EXPECT_EQ(full.training.config.staleness, 1);
+  EXPECT_EQ(full.training.config.algorithm, "ring");
+  EXPECT_EQ(full.training.config.workers, 3);
+  EXPECT_EQ(full.training.batch_per_worker, 32);
+  EXPECT_EQ(full.training.data_shape, "3x32x32");
+  EXPECT_EQ(full.kills, 7);
+  EXPECT_EQ(full.seed, ~uint64_t{0});
+  EXPECT_EQ(full.training.config.seed, 1u);  // of the weights: another one
+  EXPECT_TRUE(full.training.json);
+  EXPECT_EQ(recovery({"--optimizer", "adam"}).training.config.momentum, 0);
+
+  EXPECT_NE(refused({"--kills", "0"}).find("out of range"), std::string::npos);
+  EXPECT_NE(refused({"--kills", "100001"}).find("out of range"), std::string::npos);
+  EXPECT_NE(refused({"--steps", "3"}).find("unknown flag of annulus bench recovery"), std::string::npos);
+  EXPECT_NE(refused({"--model", "mlp", "--stem", "cifar"}).find("mlp has none"), std::string::npos);
+  EXPECT_THROW(recovery({"--help"}), HelpRequest);
+}
+
 TEST(Options, UnknownCommandsNameTheNearest) {
   const std::vector<std::string> commands = {"train", "topo", "bench"};
   EXPECT_STREQ(unknown_command("trian", commands).what(), "trian: unknown command; did you mean train?");

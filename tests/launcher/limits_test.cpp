@@ -146,5 +146,28 @@ TEST_F(LimitsTest, VersionOneMemory) {
 
 TEST_F(LimitsTest, ThisSystemHasSomeMemory) { EXPECT_GT(available_memory().bytes, 0); }
 
+TEST_F(LimitsTest, KillsOfTheOutOfMemoryKillerAreFoundInTheNearestGroupThatCountsThem) {
+  write("proc/self/mountinfo", kV2Mount);
+  write("proc/self/cgroup", "0::/job/step\n");
+  write("sys/fs/cgroup/job/step/memory.events", "low 0\noom 1\noom_kill 0\n");
+  write("sys/fs/cgroup/job/memory.events", "oom_kill 4\n");
+  write("proc/vmstat", "oom_kill 7\n");
+  const std::vector<OomKills> before = read_oom_kills(root_);
+  EXPECT_EQ(oom_killed_since(before, read_oom_kills(root_)), "");
+  write("proc/vmstat", "oom_kill 8\n");
+  EXPECT_EQ(oom_killed_since(before, read_oom_kills(root_)), "/proc/vmstat");
+  write("sys/fs/cgroup/job/memory.events", "oom_kill 5\n");
+  EXPECT_EQ(oom_killed_since(before, read_oom_kills(root_)), "/sys/fs/cgroup/job/memory.events");
+}
+
+TEST_F(LimitsTest, KillsOfTheOutOfMemoryKillerAreCountedInOldGroups) {
+  write("proc/self/mountinfo", "31 24 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n");
+  write("proc/self/cgroup", "4:memory:/job\n");
+  write("sys/fs/cgroup/memory/job/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n");
+  const std::vector<OomKills> before = read_oom_kills(root_);
+  write("sys/fs/cgroup/memory/job/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n");
+  EXPECT_EQ(oom_killed_since(before, read_oom_kills(root_)), "/sys/fs/cgroup/memory/job/memory.oom_control");
+}
+
 }  // namespace
 }  // namespace annulus

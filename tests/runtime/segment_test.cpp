@@ -83,8 +83,9 @@ TEST(Segment, starts_with_a_header_that_says_where_everything_is) {
   EXPECT_EQ(header.state.offset, segment.plan().state.offset);
   EXPECT_EQ(header.gradients.bytes, segment.plan().gradients.bytes);
   EXPECT_EQ(header.data.offset, segment.plan().data.offset);
-  for (const auto* word : {&header.attempt, &header.stop_requested, &header.data_ready, &header.dismissed,
-                           &header.last_step, &header.wait.abort}) {
+  EXPECT_EQ(header.attempt, 1U);
+  for (const auto* word : {&header.stop_requested, &header.data_ready, &header.dismissed, &header.last_step,
+                           &header.wait.abort}) {
     EXPECT_EQ(word->load(), 0U);
   }
 }

@@ -101,6 +101,21 @@ class Training {
 
   // Does what the launcher and the loader do, with a thread for each rank. Returns the first failure's text.
   std::string train(const RunPlan& seen_by_workers) {
+    return train(seen_by_workers, [this] {
+      while (!finished() && segment_.header().wait.abort == 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    });
+  }
+  bool finished() const {
+    for (int rank = 0; rank < run_.config.workers; ++rank) {
+      if (segment_.rank(rank).state != RankState::kFinished) return false;
+    }
+    return true;
+  }
+  // The same with another launcher, which returns when ranks may leave.
+  template <typename Launcher>
+  std::string train(const RunPlan& seen_by_workers, const Launcher& launcher) {
     std::string failure;
     std::mutex failing;
     std::vector<std::thread> threads;
@@ -119,11 +134,7 @@ class Training {
     SegmentHeader& header = segment_.header();
     header.data_ready = 1;
     segment_.wake_all();
-    for (int rank = 0; rank < run_.config.workers; ++rank) {
-      while (segment_.rank(rank).state != RankState::kFinished && header.wait.abort == 0) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      }
-    }
+    launcher();
     header.dismissed = 1;
     segment_.wake_all();
     for (std::thread& thread : threads) thread.join();

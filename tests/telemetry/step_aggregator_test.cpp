@@ -161,5 +161,48 @@ TEST(StepAggregator, puts_one_evaluation_of_all_ranks_together) {
   EXPECT_EQ(ranks.evaluations[0].loss, 0.5);
 }
 
+TEST(StepAggregator, counts_a_step_that_was_done_again_once_and_as_it_was_done_last) {
+  Ranks ranks(2);
+  const auto record = [](uint64_t step, uint64_t attempt, int64_t nats) {
+    return StepRecord{.step = step, .attempt = attempt, .loss_units = nats * kNat, .images = 1};
+  };
+  ranks.push(0, record(1, 1, 1));
+  ranks.push(1, record(1, 1, 1));
+  ranks.push(0, record(2, 1, 5));  // rank 1 dies in it
+  EXPECT_EQ(ranks.poll().size(), 1U);
+  ranks.push(1, record(2, 2, 3));
+  EXPECT_TRUE(ranks.poll().empty());
+  ranks.push(0, record(2, 2, 3));
+  const std::vector<StepSummary> steps = ranks.poll();
+  ASSERT_EQ(steps.size(), 1U);
+  EXPECT_EQ(steps[0].step, 2U);
+  EXPECT_EQ(steps[0].images, 2);
+  EXPECT_DOUBLE_EQ(steps[0].loss, 3);
+}
+
+TEST(StepAggregator, forgets_what_an_earlier_attempt_has_left_of_a_step_even_when_it_is_read_late) {
+  Ranks ranks(2);
+  ranks.push(1, StepRecord{.step = 1, .attempt = 2, .loss_units = kNat, .images = 1});
+  ranks.push(0, StepRecord{.step = 1, .attempt = 1, .loss_units = 9 * kNat, .images = 1});
+  EXPECT_TRUE(ranks.poll().empty());
+  ranks.push(0, StepRecord{.step = 1, .attempt = 2, .loss_units = kNat, .images = 1});
+  const std::vector<StepSummary> steps = ranks.poll();
+  ASSERT_EQ(steps.size(), 1U);
+  EXPECT_DOUBLE_EQ(steps[0].loss, 1);
+}
+
+TEST(StepAggregator, tells_of_an_evaluation_that_was_made_again_once) {
+  Ranks ranks(2);
+  EXPECT_EQ(ranks.aggregator.evaluated_step(), 0U);
+  for (const uint64_t attempt : {1, 2}) {
+    for (int rank = 0; rank < 2; ++rank) {
+      ranks.push(rank, EvalRecord{.epoch = 1, .attempt = attempt, .step = 10, .correct = 1, .images = 2});
+    }
+    ranks.poll();
+  }
+  EXPECT_EQ(ranks.evaluations.size(), 1U);
+  EXPECT_EQ(ranks.aggregator.evaluated_step(), 10U);
+}
+
 }  // namespace
 }  // namespace annulus
