@@ -80,7 +80,7 @@ std::string to_line(const EvalSummary& evaluation) {
 
 // How far metrics.jsonl tells of the run.
 struct Told {
-  uint64_t step = 0, epoch = 0;
+  uint64_t step = 0, evaluated = 0;  // steps; epochs have other numbers after --resume with another batch
 };
 
 // Takes the lines away that are torn, or tell of later steps than `last`; says how far the others go.
@@ -95,7 +95,7 @@ Told cut_metrics(const fs::path& path, uint64_t last) {
     const uint64_t step = json.value("step", uint64_t{0});
     if (step > last) continue;
     if (json.contains("test_loss")) {
-      told.epoch = std::max(told.epoch, json.value("epoch", uint64_t{0}));
+      told.evaluated = std::max(told.evaluated, step);
     } else {
       told.step = std::max(told.step, step);
     }
@@ -129,7 +129,7 @@ int write_run_files(const fs::path& directory, const Job& job, const Segment& se
           if (step.step > told.step) metrics << to_line(step, job.run);
         },
         [&](const EvalSummary& evaluation) {
-          if (evaluation.epoch > told.epoch) metrics << to_line(evaluation);
+          if (evaluation.step > told.evaluated) metrics << to_line(evaluation);
         });
     metrics.flush();
   };

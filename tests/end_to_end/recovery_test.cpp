@@ -422,13 +422,32 @@ TEST_F(Recovery, KillingThePlannerEndsTheCommandWithAMessage) {
   FAIL() << "the planner was never met";
 }
 
-TEST_F(Recovery, KillingTheScribeCostsTheRunFilesAndNotTheRun) {
+TEST_F(Recovery, AKilledScribeIsReplacedAndTellsOfEachStepOnce) {
   Command run(kShort, scratch_.here());
+  for (int death = 0; death < 3; ++death) {
+    wait_for_steps(run, 8);
+    run.signal("annulus:scribe", SIGKILL);
+  }
+  const Ended end = run.wait();
+  expect_undisturbed(end, undisturbed(), 0);
+  EXPECT_EQ(count(end.out, "warning: the scribe was killed by signal 9 (Killed): it is replaced"), 3)
+      << end.out;
+  EXPECT_TRUE(contains(read_file(scratch_ / "run/summary.json"), undisturbed()));
+}
+
+TEST_F(Recovery, AScribeKilledAgainAndAgainCostsTheRunFilesAndNotTheRun) {
+  Command run(with(kShort, {"--steps", "120"}), scratch_.here());
   wait_for_steps(run, 5);
-  run.signal("annulus:scribe", SIGKILL);
+  pid_t last = 0;
+  for (int death = 0; death < 4; ++death) {
+    ASSERT_TRUE(run.wait_until("a scribe", [&] {
+      const pid_t scribe = run.process("annulus:scribe");
+      return scribe != 0 && scribe != last;
+    }));
+    last = run.signal("annulus:scribe", SIGKILL);
+  }
   const Ended end = run.wait();
   EXPECT_EQ(end.code, 0) << end.err;
-  EXPECT_EQ(end.weights(), undisturbed());
   EXPECT_TRUE(contains(end.out, "warning: the run files are incomplete: the scribe was killed by signal 9"))
       << end.out;
   expect_nothing_left(end);

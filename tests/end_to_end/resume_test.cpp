@@ -67,6 +67,12 @@ class Resume : public RunUnderWay {
   }
   void again() { fs::remove_all(scratch_ / "run"); }
   void cut(const std::string& path) { fs::resize_file(path, fs::file_size(path) / 2); }
+  int64_t metrics_with(const std::string& word) const {
+    std::istringstream lines(read_file(scratch_ / "run/metrics.jsonl"));
+    int64_t count = 0;
+    for (std::string line; std::getline(lines, line);) count += contains(line, word) ? 1 : 0;
+    return count;
+  }
   // Every step from the first to the last has one line.
   void expect_each_step_once(const std::string& run_dir, int64_t first, int64_t last) {
     std::istringstream lines(read_file(scratch_ / (run_dir + "/metrics.jsonl")));
@@ -308,6 +314,8 @@ TEST_F(Resume, FlagsOfTheCommandLineWinOverTheCheckpoint) {
   EXPECT_EQ(end.line("time ").find("for 10 steps after step 10, 2,560 images") == std::string::npos, false)
       << end.out;
   EXPECT_TRUE(contains(read_file(scratch_ / "run/config.yaml"), "batch-size: 256\n"));
+  // Both ends of a part are evaluated, though with other batches both lie in epoch 1.
+  EXPECT_EQ(metrics_with("test_loss"), 2);
 }
 
 TEST_F(Resume, ARunElsewhereLeavesTheFirstOneAlone) {

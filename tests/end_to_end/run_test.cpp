@@ -130,8 +130,9 @@ TEST_F(Run, MetricsAreJsonAndTheTimesOfAStepAddUp) {
   EXPECT_EQ(steps, 40);
   EXPECT_EQ(evaluations, 1);
   const Words content = scratch_.content();
-  EXPECT_EQ(content, (Words{"run", "run/config.yaml", "run/metrics.jsonl", "run/model.yaml", "run/plan.json",
-                            "run/summary.json"}));
+  EXPECT_EQ(content,
+            (Words{"run", "run/checkpoints", "run/checkpoints/step-0000000040.safetensors", "run/config.yaml",
+                   "run/metrics.jsonl", "run/model.yaml", "run/plan.json", "run/summary.json"}));
   EXPECT_TRUE(Json::accept(read_file(scratch_ / "run/plan.json")));
 }
 
@@ -163,8 +164,9 @@ TEST_F(Run, OnATerminalTheLineRedraws) {
   // The last words stand on lines of their own, and no half-drawn line is left below them.
   const Words rows = rows_shown(end.out);
   ASSERT_GE(rows.size(), 3u);
-  EXPECT_TRUE(matches(rows.end()[-3], "^weights xxh64=[0-9a-f]{16}$")) << rows.end()[-3];
-  EXPECT_EQ(rows.end()[-2], "run files  run");
+  EXPECT_TRUE(matches(rows.end()[-4], "^weights xxh64=[0-9a-f]{16}$")) << rows.end()[-3];
+  EXPECT_EQ(rows.end()[-3], "run files  run");
+  EXPECT_EQ(rows.end()[-2], "go on with annulus train --resume run");
   EXPECT_EQ(rows.end()[-1], "");
 }
 
