@@ -3,6 +3,18 @@
 #include "telemetry/check.h"
 
 namespace annulus {
+namespace {
+
+// A step is committed by versions, and a rank may have died before it could tell of its part.
+void finish_record(RankPart& part, uint32_t committed) {
+  if (part.unfinished.step != committed) return;
+  StepRecord last;
+  const uint64_t written = part.steps.written();
+  if (written > 0 && part.steps.read(written - 1, last) && last.step >= committed) return;
+  part.steps.push(part.unfinished);
+}
+
+}  // namespace
 
 void Recovery::begin() {
   under_way_ = true;
@@ -26,7 +38,9 @@ uint32_t Recovery::rewind(const std::vector<bool>& dead, uint32_t evaluated) {
   for (int rank = 0; rank < segment_.ranks(); ++rank) {
     RankPart& part = segment_.rank(rank);
     part.state.store(RankState::kStarting, std::memory_order_relaxed);
-    if (dead[rank]) part.control.parked.store(attempt(), std::memory_order_relaxed);
+    if (!dead[rank]) continue;
+    part.control.parked.store(attempt(), std::memory_order_relaxed);
+    if (committed != Versions::kNone) finish_record(part, committed);
   }
   return committed;
 }

@@ -98,6 +98,9 @@ struct RankPart {
 
   EvalRing evaluations;
   StepRing steps;
+  // Of the step that the rank is in, once its loss is known: the record of a rank that dies between its
+  // update and its record. Read by the launcher alone, in a recovery.
+  StepRecord unfinished;
 };
 static_assert(offsetof(RankPart, comm_control) == sizeof(RankControl));  // RankControls counts on it
 static_assert(std::is_standard_layout_v<RankPart> && alignof(RankPart) == kRankSpacing);

@@ -229,6 +229,17 @@ bool Worker::step(uint32_t step) {
       forward(weights, version, std::exchange(unseen, false));
       loss += network_->loss({labels_.data(), static_cast<std::size_t>(part.count())}, 1.0f / images.count);
     }
+    if (last) {
+      const int64_t now = now_ns();
+      part_.unfinished = {.step = step,
+                          .attempt = attempt_,
+                          .begin_ns = begin,
+                          .end_ns = now,
+                          .compute_ns = now - begin,
+                          .loss_units = loss.loss_units,
+                          .images = loss.images,
+                          .not_finite = loss.not_finite};
+    }
     if (first && !delayed && !admit(step)) return false;
     if (!backward(step, weights, sum_plan_.shards[shard - shards.begin], empty, last)) return false;
   }

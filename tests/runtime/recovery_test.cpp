@@ -67,6 +67,33 @@ TEST(Recovery, rewinds_to_the_smallest_version_and_empties_the_rings) {
   EXPECT_FALSE(recovery.under_way());
 }
 
+TEST(Recovery, tells_of_a_committed_step_in_the_place_of_a_rank_that_could_not) {
+  Training training(tiny_mlp(), config_of(2, 2, 9));
+  const Segment& segment = training.segment();
+  segment.reset_exchange(5);
+  for (int rank = 0; rank < 2; ++rank) {
+    segment.rank(rank).steps.push({.step = 4});
+    segment.rank(rank).unfinished = {.step = 5, .attempt = 1, .images = 6};
+  }
+  segment.rank(0).steps.push({.step = 5, .images = 6});
+  Recovery recovery(segment);
+  const auto records = [&](int rank) { return segment.rank(rank).steps.written(); };
+  for (int deaths = 0; deaths < 2; ++deaths) {  // once is enough
+    recovery.begin();
+    recovery.rewind({true, true}, 0);
+    EXPECT_EQ(records(0), 2U);
+    ASSERT_EQ(records(1), 2U);
+    StepRecord last;
+    ASSERT_TRUE(segment.rank(1).steps.read(1, last));
+    EXPECT_EQ(last.step, 5U);
+    EXPECT_EQ(last.images, 6);
+  }
+  // Of a step that is done again nobody tells.
+  segment.rank(1).unfinished.step = 6;
+  recovery.rewind({true, true}, 0);
+  EXPECT_EQ(records(1), 2U);
+}
+
 // Aborts a run of threads again and again at any moment: the same bits as undisturbed.
 TEST(Recovery, of_a_run_that_is_aborted_again_and_again_leaves_the_bits_alone) {
   for (const auto& [staleness, clip] : {std::pair{0, 0.0}, {0, 0.1}, {1, 0.1}}) {
