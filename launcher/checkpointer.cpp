@@ -36,7 +36,6 @@ void Checkpointer::kill_writer() const {
 void Checkpointer::poll(int64_t elapsed_ns) {
   const uint32_t chosen = header_.checkpoint_step.load(std::memory_order_acquire);
   if (chosen > taken_up_ && Versions::reached(segment_.versions().committed(), chosen)) {
-    header_.checkpoint_wanted.store(0, std::memory_order_relaxed);
     since_last_ns_ = 0;
     if (writer_) {
       ++counts_.skipped;
@@ -51,7 +50,7 @@ void Checkpointer::poll(int64_t elapsed_ns) {
   const double minutes = job_.run.config.checkpoint_minutes;
   since_last_ns_ += elapsed_ns;
   if (minutes > 0 && static_cast<double>(since_last_ns_) >= minutes * 60e9) {
-    header_.checkpoint_wanted.store(1, std::memory_order_relaxed);
+    header_.checkpoint_wanted.store(taken_up_ + 1, std::memory_order_relaxed);
   }
   if (!writer_) return;
   const uint64_t beats = header_.writer_beats.load(std::memory_order_relaxed);

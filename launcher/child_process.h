@@ -1,4 +1,4 @@
-// Child processes of the launcher: workers and helpers (planner, loader, scribe).
+// Child processes of the launcher: workers and helpers (planner, loader, scribe, checkpoint writer).
 #pragma once
 
 #include <sys/types.h>

@@ -1,5 +1,7 @@
 #include "launcher/resume.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 
@@ -19,7 +21,9 @@ std::vector<fs::path> runs_with_checkpoints() {
   std::error_code error;
   for (const fs::directory_entry& run : fs::directory_iterator(kRuns, error)) {
     const fs::path directory = checkpoint_directory(run.path().string());
-    if (fs::is_directory(directory, error) && !list_checkpoints(directory.string()).empty()) {
+    // What cannot be listed is not skipped in silence: whoever goes on from it says why it cannot.
+    if (fs::is_directory(directory, error) &&
+        (access(directory.c_str(), R_OK) != 0 || !list_checkpoints(directory.string()).empty())) {
       found.emplace_back(fs::last_write_time(directory, error), run.path());
     }
   }
@@ -52,6 +56,17 @@ ResumePoint latest_in(const fs::path& directory) {
   return point;
 }
 
+// The latest intact checkpoint in a directory, if it is of a later step; else empty.
+std::string later_one(const std::string& directory, uint32_t step) {
+  for (const std::string& path : list_checkpoints(directory)) {
+    try {
+      return Checkpoint(path).step() > step ? path : "";
+    } catch (const UserError&) {  // nothing can go on from a damaged one, so it does not count
+    }
+  }
+  return "";
+}
+
 // A checkpoint that the user has named.
 ResumePoint named(const std::string& path, const std::string& run_dir) {
   ResumePoint point;
@@ -59,20 +74,14 @@ ResumePoint named(const std::string& path, const std::string& run_dir) {
   const fs::path directory = fs::absolute(path).parent_path();
   point.run_dir = run_of(directory);
   if (point.run_dir.empty()) return point;
-  for (const std::string& other : list_checkpoints(directory.string())) {
-    try {
-      if (Checkpoint(other).step() <= point.checkpoint->step()) break;
-    } catch (const UserError&) {
-      continue;  // nothing can go on from a damaged one, so it does not count
-    }
-    if (run_dir.empty()) {
-      point.warnings.push_back(fmt::format(
-          "{} is not the latest checkpoint of its run ({} is), so this run gets a directory of its own", path,
-          fs::path(other).filename().string()));
-    }
-    point.run_dir.clear();
-    break;
+  const std::string later = later_one(directory.string(), point.checkpoint->step());
+  if (later.empty()) return point;
+  if (run_dir.empty()) {
+    point.warnings.push_back(fmt::format(
+        "{} is not the latest checkpoint of its run ({} is), so this run gets a directory of its own", path,
+        fs::path(later).filename().string()));
   }
+  point.run_dir.clear();
   return point;
 }
 
@@ -124,6 +133,13 @@ ResumePoint find_resume_point(const std::string& resume, const std::string& run_
         "--resume {}: there is no such file; give latest, a checkpoint or a run's directory", resume);
   }
   return named(resume, run_dir);
+}
+
+void check_still_latest(const ResumePoint& point) {
+  const std::string later = later_one(checkpoint_directory(point.run_dir), point.checkpoint->step());
+  if (later.empty()) return;
+  throw UserError::format("--resume: a run has gone on in {} meanwhile, up to {}; give the command again",
+                          point.run_dir, fs::path(later).filename().string());
 }
 
 }  // namespace annulus

@@ -25,4 +25,8 @@ std::string checkpoint_directory(const std::string& run_dir);
 // intact one: two runs' files must not mix. Throws UserError where there is none, naming each damaged one.
 ResumePoint find_resume_point(const std::string& resume, const std::string& run_dir);
 
+// Throws UserError unless it is still the latest intact checkpoint in its run's directory. Call once that is
+// locked.
+void check_still_latest(const ResumePoint& point);
+
 }  // namespace annulus

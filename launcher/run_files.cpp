@@ -14,12 +14,14 @@
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <thread>
 #include <utility>
 
 #include "collectives/wait.h"
 #include "launcher/network_report.h"
 #include "launcher/options.h"
+#include "runtime/durable_file.h"
 #include "runtime/models.h"
 #include "telemetry/error.h"
 #include "telemetry/step_aggregator.h"
@@ -101,7 +103,9 @@ Told cut_metrics(const fs::path& path, uint64_t last) {
     }
     kept += line + "\n";
   }
-  write_file(path, kept);
+  DurableFile cut(path.string(), posix_calls());  // nothing is lost, whatever ends this process now
+  cut.write(std::as_bytes(std::span(kept)));
+  cut.commit();
   return told;
 }
 
@@ -171,8 +175,8 @@ RunDirectory::RunDirectory(const std::string& wanted, const std::string& model, 
   for (int i = 2; wanted.empty() && fs::exists(path_, error); ++i) {
     path_ = fmt::format("{}-{}", dated_name(model), i);
   }
-  const bool same = !goes_on.empty() && fs::equivalent(path_, goes_on, error);
-  if (!same && fs::exists(fs::path(path_) / "config.yaml", error)) {
+  goes_on_ = !goes_on.empty() && fs::equivalent(path_, goes_on, error);
+  if (!goes_on_ && fs::exists(fs::path(path_) / "config.yaml", error)) {
     throw UserError::format("--run-dir {}: holds a run already; choose another directory, or remove this one",
                             path_);
   }
@@ -239,7 +243,12 @@ std::string Scribe::watch() {
   const ChildEnd end = finish(process_);
   trouble_ = describe(end);
   if (end.signal == 0 || ++restarts_ > kMostRestarts) return "";  // close() tells
-  start(std::numeric_limits<uint64_t>::max());
+  try {
+    start(std::numeric_limits<uint64_t>::max());
+  } catch (const UserError& error) {
+    trouble_ += fmt::format("; {}", error.what());
+    return "";
+  }
   return trouble_ + ": it is replaced";
 }
 

@@ -36,6 +36,7 @@ class RunDirectory {
   RunDirectory& operator=(const RunDirectory&) = delete;
 
   const std::string& path() const { return path_; }
+  bool goes_on() const { return goes_on_; }  // whether it is that of the run that goes on
 
   // Takes away again what this object has made, where nothing was written after all.
   void remove_if_empty() const;
@@ -46,6 +47,7 @@ class RunDirectory {
   std::string path_;
   std::vector<std::string> made_;  // directories that did not exist before, innermost first
   int locked_ = -1;
+  bool goes_on_ = false;
 };
 
 // The configuration that repeats a run: what it reads from a file is read from the run's own copy.

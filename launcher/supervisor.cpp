@@ -233,7 +233,7 @@ JobOutcome Supervisor::run() {
   // Nobody writes the state any more.
   if (!stops_at_once_ && segment_.versions().committed() != Versions::kNone) {
     while (checkpointer_.writing()) serve();
-    checkpointer_.write_last(segment_.versions().committed());
+    if (!stops_at_once_) checkpointer_.write_last(segment_.versions().committed());
     while (checkpointer_.writing()) serve();
   }
   outcome_.checkpoints = checkpointer_.counts();
@@ -347,7 +347,12 @@ void Supervisor::on_loader_end() {
     segment_.wake_all();
   } else if (end.signal != 0 && ending_ns_ == 0) {
     // What it has written so far is written again.
-    if (replaces("the loader", describe_death(end), end.code, 0)) start_loader();
+    if (!replaces("the loader", describe_death(end), end.code, 0)) return;
+    try {
+      start_loader();
+    } catch (const UserError& error) {
+      fail(2, error.what());
+    }
   } else if (ending_ns_ == 0) {
     fail(end.code, end.code == 2 ? end.output : "the loader failed: " + end.output);
   }
@@ -420,8 +425,13 @@ void Supervisor::recover() {
   report_.parked_ns = now_ns();
   aggregator_.poll(observer_.step, observer_.evaluation);
   report_.committed_step = recovery_.rewind(dead_, static_cast<uint32_t>(aggregator_.evaluated_step()));
-  for (int rank = 0; rank < segment_.ranks(); ++rank) {
-    if (dead_[rank]) start_worker(rank, recovery_.attempt());
+  try {
+    for (int rank = 0; rank < segment_.ranks(); ++rank) {
+      if (dead_[rank]) start_worker(rank, recovery_.attempt());
+    }
+  } catch (const UserError& error) {  // no process can be had; those that are parked leave
+    fail(2, error.what());
+    return;
   }
   recovery_.release();
   report_.released_ns = now_ns();
@@ -443,7 +453,7 @@ void Supervisor::check_states() {
     placement_read_ = true;
     outcome_.placement = read_placement(job_, segment_);
   }
-  if (finished && header_.dismissed.load(std::memory_order_relaxed) == 0) {
+  if (finished && !recovery_.under_way() && header_.dismissed.load(std::memory_order_relaxed) == 0) {
     outcome_.pss_bytes = read_pss(getpid());
     for (const ChildProcess& rank : ranks_) outcome_.pss_bytes += read_pss(rank.pid);
     header_.dismissed.store(1, std::memory_order_release);

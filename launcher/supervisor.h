@@ -73,7 +73,7 @@ struct JobOutcome {
   StartupTimes startup;
 };
 
-// Runs the job to its end. Takes SIGINT, SIGTERM, SIGHUP, SIGTSTP and SIGCONT for itself meanwhile.
+// Runs the job to its end. Takes watched_signals() for itself meanwhile.
 // `began_ns`: when the command began, on CLOCK_MONOTONIC. Throws UserError if the segment or a process cannot
 // be had; no process is left then.
 JobOutcome run_job(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns);

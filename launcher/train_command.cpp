@@ -152,6 +152,7 @@ int train_command(const TrainConfig& config, const ResumePoint* resume, int64_t 
                      resume != nullptr ? resume->checkpoint : nullptr);
   const std::string of_run = resume != nullptr ? resume->run_dir : "";
   const RunDirectory directory(config.run_dir.empty() ? of_run : config.run_dir, job.run.spec.name, of_run);
+  if (resume != nullptr && directory.goes_on()) check_still_latest(*resume);
   job.checkpoints = {.directory = checkpoint_directory(directory.path()),
                      .texts = {.seed = job.run.config.seed,
                                .config = to_yaml(saved_config(job.run.config, directory.path())),

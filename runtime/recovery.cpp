@@ -5,7 +5,7 @@
 namespace annulus {
 namespace {
 
-// A step is committed by versions, and a rank may have died before it could tell of its part.
+// A step is committed by versions, and a rank may have died, or given up, before it could tell of its part.
 void finish_record(RankPart& part, uint32_t committed) {
   if (part.unfinished.step != committed) return;
   StepRecord last;
@@ -38,9 +38,8 @@ uint32_t Recovery::rewind(const std::vector<bool>& dead, uint32_t evaluated) {
   for (int rank = 0; rank < segment_.ranks(); ++rank) {
     RankPart& part = segment_.rank(rank);
     part.state.store(RankState::kStarting, std::memory_order_relaxed);
-    if (!dead[rank]) continue;
-    part.control.parked.store(attempt(), std::memory_order_relaxed);
     if (committed != Versions::kNone) finish_record(part, committed);
+    if (dead[rank]) part.control.parked.store(attempt(), std::memory_order_relaxed);
   }
   return committed;
 }

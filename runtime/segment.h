@@ -62,7 +62,7 @@ class Segment {
   DatasetView data(const DatasetInfo& info) const;
 
   // Sets all versions, and the words of the meetings for norms, to `committed` and empties the rings, with
-  // their ends free to be claimed. Only while no rank runs.
+  // their ends free to be claimed. Only while no rank runs, or all are parked.
   void reset_exchange(uint32_t committed) const;
   // Makes every rank give up the step under way: its waits throw StepAborted.
   void abort() const;

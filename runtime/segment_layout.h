@@ -62,8 +62,7 @@ struct SegmentHeader {
   // The last step whose evaluation is complete; written in recoveries alone, while all ranks stand still.
   std::atomic<uint32_t> evaluated_step;
 
-  std::atomic<uint32_t>
-      checkpoint_wanted;  // 1: make a checkpoint of the next step; 0 again once it is chosen
+  std::atomic<uint32_t> checkpoint_wanted;  // a checkpoint of this step, or of a later one, is asked for
 
   // Written by rank 0, before it publishes its first bucket of step k, so that every rank that sees step k
   // committed sees them.
@@ -98,8 +97,8 @@ struct RankPart {
 
   EvalRing evaluations;
   StepRing steps;
-  // Of the step that the rank is in, once its loss is known: the record of a rank that dies between its
-  // update and its record. Read by the launcher alone, in a recovery.
+  // Of the step that the rank is in, once its loss is known: the record of a rank that dies, or is aborted,
+  // between its update and its record. Read by the launcher alone, in a recovery.
   StepRecord unfinished;
 };
 static_assert(offsetof(RankPart, comm_control) == sizeof(RankControl));  // RankControls counts on it

@@ -289,9 +289,10 @@ bool Worker::admit(uint32_t step) {
 // steps, and no new one before the last one is copied.
 void Worker::settle_checkpoint(uint32_t step) {
   const uint32_t chosen = header_.checkpoint_step.load(std::memory_order_acquire);
-  const bool chooses =
-      rank_ == 0 && chosen < step && step < header_.last_step.load(std::memory_order_relaxed) &&
-      (run_.schedule.images(step).saved || header_.checkpoint_wanted.load(std::memory_order_relaxed) != 0);
+  const bool chooses = rank_ == 0 && chosen < step &&
+                       step < header_.last_step.load(std::memory_order_relaxed) &&
+                       (run_.schedule.images(step).saved ||
+                        header_.checkpoint_wanted.load(std::memory_order_relaxed) > chosen);
   if (chosen + 2 <= step || chooses) {
     const int64_t before = waiter_.waited_ns();
     waiter_.wait({Await::kLauncher, 0, 0, 0}, [&] {

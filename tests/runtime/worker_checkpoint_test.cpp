@@ -68,7 +68,6 @@ TEST(Checkpoint, of_the_next_step_is_chosen_where_the_launcher_wants_one) {
     header.checkpoint_wanted = 1;
     while (header.checkpoint_step == 0) std::this_thread::yield();
     EXPECT_GE(header.checkpoint_step, 5U);
-    header.checkpoint_wanted = 0;
     header.copied_step = header.checkpoint_step.load();
     header.stop_requested = 1;
     training.segment().wake_all();
