@@ -116,12 +116,14 @@ int write_run_files(const fs::path& directory, const Job& job, const Segment& se
                     int input, int output) {
   std::ofstream metrics;
   Told told;
+  uint64_t lost_before = 0;  // records that were overwritten by the time that this process began
   StepAggregator aggregator(
       segment.ranks(), [&](int rank) -> const StepRing& { return segment.rank(rank).steps; },
       [&](int rank) -> const EvalRing& { return segment.rank(rank).evaluations; });
   const auto follow = [&] {
     if (segment.header().data_ready.load(std::memory_order_acquire) == 0) return;
-    if (!metrics.is_open()) {
+    const bool opens = !metrics.is_open();
+    if (opens) {
       write_file(directory / "model.yaml", describe_network(job.run.spec, 1));
       write_file(directory / "config.yaml", to_yaml(saved_config(job.run.config, directory.string())));
       write_file(directory / "plan.json", nlohmann::json(job.run.network).dump(1) + "\n");
@@ -135,6 +137,7 @@ int write_run_files(const fs::path& directory, const Job& job, const Segment& se
         [&](const EvalSummary& evaluation) {
           if (evaluation.step > told.evaluated) metrics << to_line(evaluation);
         });
+    if (opens && last_told > job.run.initial_step()) lost_before = aggregator.lost();
     metrics.flush();
   };
   std::string summary;
@@ -152,9 +155,9 @@ int write_run_files(const fs::path& directory, const Job& job, const Segment& se
   if (!metrics.is_open()) return 0;
   if (!summary.empty()) write_file(directory / "summary.json", summary);
   if (!metrics) throw std::runtime_error("cannot write metrics.jsonl: is the disk full?");
-  if (aggregator.lost() > 0) {
+  if (aggregator.lost() > lost_before) {
     write_all(output, fmt::format("{} step records were overwritten before they reached metrics.jsonl",
-                                  aggregator.lost()));
+                                  aggregator.lost() - lost_before));
   }
   return 0;
 }
