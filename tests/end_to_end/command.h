@@ -75,6 +75,9 @@ class Command {
   // Sends a signal to the process with this name, and returns its number; without one the test fails.
   pid_t signal(const std::string& name, int signal) const;
 
+  // Whether the command has ended.
+  bool ended();
+
   // Waits until `condition` holds. False, with a failure of the test, when the command ended or a minute
   // passed before. `what` says what is awaited.
   bool wait_until(const std::string& what, const std::function<bool()>& condition);
@@ -83,7 +86,6 @@ class Command {
 
  private:
   void read_outputs();
-  bool ended();  // has it?
 
   pid_t pid_ = -1;
   bool collected_ = false;
