@@ -9,12 +9,13 @@
 namespace annulus {
 namespace {
 
-// What benchmarks of the exchange have in common.
-void add_ranks_and_output(OptionTable& table, const OptionTable& train, bool& json) {
+// The end of every benchmark's table; `cores` are options of train.
+void add_cores_and_output(OptionTable& table, const OptionTable& train, const std::vector<std::string>& cores,
+                          bool& json) {
   table.section("On which cores");
-  table.take(train, {"workers", "bind", "smt"});
+  table.take(train, cores);
   table.section("Output");
-  table.bare_switch("json", json, "JSON objects, one a line, in place of text");
+  table.bare_switch("json", json, "JSON in place of text, one object a line");
 }
 
 // What benchmarks of training have in common.
@@ -24,6 +25,13 @@ void add_network(OptionTable& table, const OptionTable& train, std::string& shap
              {"model", "stem", "precision", "precision-fallback", "tune", "convolutions", "optimizer"});
   table.choice("data-shape", shape, {"auto", "1x28x28", "3x32x32", "3x224x224"},
                "channels, height and width of an image; auto: 1x28x28 for mlp, 3x32x32 for others");
+}
+
+// Reads the command line of a benchmark of training.
+void parse_training(OptionTable& table, int argc, const char* const* argv, TrainConfig& config) {
+  table.parse(argc, argv);
+  settle_optimizer(table, config);
+  settle_stem(table, config.model, config.stem);
 }
 
 void add_batch_per_worker(OptionTable& table, int64_t& target) {
@@ -80,13 +88,8 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
   add_network(table, train, options.data_shape);
   add_batch_per_worker(table, options.batch_per_worker);
   table.take(train, {"steps", "bucket-mb", "algorithm", "staleness", "comm-thread"});
-  table.section("On which cores");
-  table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
-  table.section("Output");
-  table.bare_switch("json", options.json, "one JSON object in place of text");
-  table.parse(argc, argv);
-  settle_optimizer(table, options.config);
-  settle_stem(table, options.config.model, options.config.stem);
+  add_cores_and_output(table, train, {"workers", "threads-per-worker", "bind", "smt"}, options.json);
+  parse_training(table, argc, argv, options.config);
   return options;
 }
 
@@ -102,13 +105,8 @@ BenchLayersOptions parse_bench_layers(int argc, const char* const* argv) {
   add_network(table, train, options.data_shape);
   table.whole("batch", "B", options.config.batch_size, 1, kMostImages, "images of one step");
   table.take(train, {"steps"});
-  table.section("On which cores");
-  table.take(train, {"threads-per-worker", "bind", "smt"});
-  table.section("Output");
-  table.bare_switch("json", options.json, "JSON objects, one a line, in place of text");
-  table.parse(argc, argv);
-  settle_optimizer(table, options.config);
-  settle_stem(table, options.config.model, options.config.stem);
+  add_cores_and_output(table, train, {"threads-per-worker", "bind", "smt"}, options.json);
+  parse_training(table, argc, argv, options.config);
   options.config.workers = 1;
   return options;
 }
@@ -132,7 +130,7 @@ BenchCollectivesOptions parse_bench_collectives(int argc, const char* const* arg
   table.choice("dtype", options.dtype, {"f32", "bf16", "f16"}, "element type; sums are made in fp32");
   table.choice("placement", options.placement, {"both", "shared", "private"},
                "buffers in the segment, outside it, or both in turn");
-  add_ranks_and_output(table, train, options.json);
+  add_cores_and_output(table, train, {"workers", "bind", "smt"}, options.json);
   table.parse(argc, argv);
   return options;
 }
@@ -147,7 +145,7 @@ BenchUpdateOptions parse_bench_update(int argc, const char* const* argv) {
       "of as many bytes.");
   table.section("What is measured");
   add_sizes(table, options.bytes, "sizes of the gradient, with K, M or G for powers of 1024", "1M,25M,100M");
-  add_ranks_and_output(table, train, options.json);
+  add_cores_and_output(table, train, {"workers", "bind", "smt"}, options.json);
   table.parse(argc, argv);
   return options;
 }
@@ -168,13 +166,8 @@ BenchRecoveryOptions parse_bench_recovery(int argc, const char* const* argv) {
   table.whole("kills", "N", options.kills, 1, kMostKills,
               "workers that are killed, each after the run has recovered from the last death");
   table.whole("seed", "S", options.seed, "of whom is killed when");
-  table.section("On which cores");
-  table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
-  table.section("Output");
-  table.bare_switch("json", training.json, "JSON objects, one a line, in place of text");
-  table.parse(argc, argv);
-  settle_optimizer(table, training.config);
-  settle_stem(table, training.config.model, training.config.stem);
+  add_cores_and_output(table, train, {"workers", "threads-per-worker", "bind", "smt"}, training.json);
+  parse_training(table, argc, argv, training.config);
   return options;
 }
 
