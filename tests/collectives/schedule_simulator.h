@@ -35,6 +35,12 @@ class Symbols {
   // Element `at` of what `who` brings to call number `call`.
   Symbol input(int call, int64_t who, int64_t at) { return number({0, call, who, at}); }
   Symbol sum(Symbol left, Symbol right) { return number({1, left, right, 0}); }
+  // tree(lo, hi) of collectives/summation_tree.h, over element `at` of what each brings.
+  Symbol tree(int call, int64_t lo, int64_t hi, int64_t at) {
+    if (hi - lo == 1) return input(call, lo, at);
+    const int64_t middle = lo + (hi - lo + 1) / 2;
+    return sum(tree(call, lo, middle, at), tree(call, middle, hi, at));
+  }
   std::string text(Symbol symbol) const {
     if (symbol == kJunk) return "junk";
     const auto& [kind, a, b, c] = made_[symbol - 1];

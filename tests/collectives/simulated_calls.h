@@ -169,18 +169,12 @@ class Communicators {
     }
   }
   Symbol reduced(const Call& call, int number, int64_t at) {
-    if (way_.algorithm != Algorithm::kRing) return tree(number, at, 0, way_.ranks);
+    if (way_.algorithm != Algorithm::kRing) return box_.symbols.tree(number, 0, way_.ranks, at);
     const auto brought = [&](int64_t rank) { return box_.symbols.input(number, rank % way_.ranks, at); };
     const int64_t owner = at / call.stride;
     Symbol sum = brought(owner + 1);
     for (int k = 2; k <= way_.ranks; ++k) sum = box_.symbols.sum(sum, brought(owner + k));
     return sum;
-  }
-  Symbol tree(int number, int64_t at, int lo, int hi) {
-    if (hi - lo == 1) return box_.symbols.input(number, lo, at);
-    const int m = lo + (hi - lo + 1) / 2;
-    const Symbol left = tree(number, at, lo, m);
-    return box_.symbols.sum(left, tree(number, at, m, hi));
   }
 
   void add(const Call& call, int rank, int number) {

@@ -95,14 +95,8 @@ class Training {
     buffers.resize(plan.partials);
     return buffers;
   }
-  Symbol tree(int step, int64_t at, int64_t lo, int64_t hi) {
-    if (hi - lo == 1) return box_.symbols.input(step, lo, at);
-    const int64_t m = lo + (hi - lo + 1) / 2;
-    const Symbol left = tree(step, at, lo, m);
-    return box_.symbols.sum(left, tree(step, at, m, hi));
-  }
   Symbol promised(int step, int64_t at) {
-    if (plan_.algorithm != Algorithm::kRing) return tree(step, at, 0, plan_.shards);
+    if (plan_.algorithm != Algorithm::kRing) return box_.symbols.tree(step, 0, plan_.shards, at);
     const int owner = owner_of(at);
     Symbol sum = partial_sums((owner + 1) % plan_.ranks, step, at)[0];
     for (int k = 2; k <= plan_.ranks; ++k) {
