@@ -145,13 +145,8 @@ struct Summary {
 
 // Of the series whose times begin at `first`.
 Summary summarize(const std::vector<std::vector<int64_t>>& by_rank, std::size_t first, int rounds) {
-  std::vector<double> slowest;
-  for (int round = 0; round < rounds; ++round) {
-    int64_t most = 0;
-    for (const std::vector<int64_t>& times : by_rank) most = std::max(most, times[first + round]);
-    slowest.push_back(static_cast<double>(most) * 1e-3);
-  }
-  std::sort(slowest.begin(), slowest.end());
+  const auto time_ns = [first](const std::vector<int64_t>& times, int round) { return times[first + round]; };
+  const std::vector<double> slowest = times_of_slowest(by_rank, rounds, time_ns);
   return {slowest.front(), quantile(slowest, 0.5), quantile(slowest, 0.99), slowest.back()};
 }
 

@@ -92,14 +92,8 @@ RankTimes run_rank(const Segment& segment, const SegmentInputs& inputs, const Wa
 
 // Median over rounds of the slowest rank's time, in microseconds.
 double median_of_slowest(const std::vector<RankTimes>& ranks, const int64_t (RankTimes::*times)[kRounds]) {
-  std::vector<double> slowest;
-  for (int round = 0; round < kRounds; ++round) {
-    int64_t most = 0;
-    for (const RankTimes& rank : ranks) most = std::max(most, (rank.*times)[round]);
-    slowest.push_back(static_cast<double>(most) * 1e-3);
-  }
-  std::sort(slowest.begin(), slowest.end());
-  return quantile(slowest, 0.5);
+  const auto time_ns = [times](const RankTimes& rank, int round) { return (rank.*times)[round]; };
+  return quantile(times_of_slowest(ranks, kRounds, time_ns), 0.5);
 }
 
 }  // namespace
