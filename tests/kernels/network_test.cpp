@@ -70,22 +70,26 @@ TEST_P(EachNetwork, GradientsMatchCentralDifferencesOfTheLoss) {
   }
 }
 
+// The same mathematics summed in another order: 1e-5 of the largest element of each parameter's gradient.
+void expect_near_gradients(const NetworkHarness& expected, const NetworkHarness& got) {
+  for (size_t p = 0; p < expected.plan().parameters.size(); ++p) {
+    const std::vector<float> a = expected.gradient(p), b = got.gradient(p);
+    const double largest = largest_of(a);
+    for (size_t i = 0; i < a.size(); ++i) {
+      ASSERT_NEAR(a[i], b[i], 1e-5 * largest) << expected.plan().parameters[p].name << " element " << i;
+    }
+  }
+}
+
 TEST_P(EachNetwork, APartialBatchHasTheGradientOfTheSmallerBatch) {
   constexpr int kImages = 3;
   NetworkHarness whole(GetParam(), kImages), partial(GetParam(), kImages + 4);
   const LossSum expected = whole.step(kImages, 0.5F), sum = partial.step(kImages, 0.5F);
   EXPECT_EQ(sum.images, expected.images);
   EXPECT_NEAR(sum.mean_loss(), expected.mean_loss(), 1e-5);
-  for (size_t p = 0; p < whole.parameters().size(); ++p) {
-    const std::vector<float> a = whole.gradient(p), b = partial.gradient(p);
-    const double largest = largest_of(a);
-    for (size_t i = 0; i < a.size(); ++i) {
-      ASSERT_NEAR(a[i], b[i], 1e-5 * largest) << whole.plan().parameters[p].name;
-    }
-  }
+  expect_near_gradients(whole, partial);
 }
 
-// The same mathematics summed in another order: 1e-5 of the largest, as between batches.
 TEST_P(EachNetwork, PortionsOfTheImagesHaveTheResultsOfAllAtOnce) {
   constexpr int64_t kBatch = 12;
   for (const int64_t images : {kBatch, int64_t{7}}) {
@@ -99,13 +103,7 @@ TEST_P(EachNetwork, PortionsOfTheImagesHaveTheResultsOfAllAtOnce) {
       EXPECT_EQ(sum.correct, expected.correct);
       EXPECT_NEAR(sum.mean_loss(), expected.mean_loss(), 1e-5);
       ASSERT_EQ(portions.parameters(), whole.parameters());
-      for (size_t p = 0; p < whole.parameters().size(); ++p) {
-        const std::vector<float> a = whole.gradient(p), b = portions.gradient(p);
-        const double largest = largest_of(a);
-        for (size_t i = 0; i < a.size(); ++i) {
-          ASSERT_NEAR(a[i], b[i], 1e-5 * largest) << whole.plan().parameters[p].name << " element " << i;
-        }
-      }
+      expect_near_gradients(whole, portions);
     }
   }
 }
@@ -133,13 +131,7 @@ TEST_P(EachNetwork, TwoThreadsAgreeWithOneUpToRounding) {
   two.step(6, 0.25F);
   NetworkHarness one(GetParam(), 6, 1);
   one.step(6, 0.25F);
-  for (size_t p = 0; p < one.parameters().size(); ++p) {
-    const std::vector<float> a = one.gradient(p), b = two.gradient(p);
-    const double largest = largest_of(a);
-    for (size_t i = 0; i < a.size(); ++i) {
-      ASSERT_NEAR(a[i], b[i], 1e-5 * largest) << one.plan().parameters[p].name;
-    }
-  }
+  expect_near_gradients(one, two);
 }
 
 // Samples of all gradients, with the bounds of the networks above and, where a norm takes away most of a
