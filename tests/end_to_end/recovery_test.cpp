@@ -176,20 +176,7 @@ TEST_F(Recovery, DeathsWithoutEndDoNotEndTheRun) {
   EXPECT_GT(replacements(end), 20);
 }
 
-struct Kind {
-  const char* name;
-  Words flags;
-};
-
 class RecoveryOf : public Recovery, public ::testing::WithParamInterface<Kind> {};
-
-// Norms are a meeting inside the step; running statistics are state beside the weights.
-const char* const kResidual = R"(layers:
-  - conv: {out: 8, kernel: 3, stride: 2, padding: 1}
-  - batch_norm: {relu: true}
-  - residual: {relu: true, layers: [conv: {out: 8, kernel: 3, padding: 1}, batch_norm]}
-  - linear: {out: classes}
-)";
 
 INSTANTIATE_TEST_SUITE_P(
     Kinds, RecoveryOf,
@@ -203,7 +190,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST_P(RecoveryOf, ARunOfEachKindKeepsItsWeights) {
   if (std::string(GetParam().name) == "Bf16" && lacks_bf16()) GTEST_SKIP() << "no bf16 on this processor";
-  write_file(scratch_ / "net.yaml", kResidual);
+  write_file(scratch_ / "net.yaml", kResidualNetwork);
   const Words words = with(kShort, GetParam().flags);
   const std::string weights =
       run_annulus(with(words, {"--run-dir", "undisturbed"}), scratch_.here()).weights();
