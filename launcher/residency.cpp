@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <set>
 #include <system_error>
 
 #include "launcher/cpu_list.h"
@@ -97,6 +98,17 @@ KernelAnswer bind_range(const Machine& machine, void* address, size_t bytes, int
 KernelAnswer interleave_range(const Machine& machine, void* address, size_t bytes,
                               const std::vector<int>& nodes) {
   return set_area_policy(machine, address, bytes, nodes, HWLOC_MEMBIND_INTERLEAVE);
+}
+
+KernelAnswer bind_home(const Machine& machine, const Placement& placement, void* address, size_t bytes,
+                       int rank) {
+  if (rank >= 0) return bind_range(machine, address, bytes, placement.workers[rank].memory_node);
+  std::set<int> nodes;
+  for (const WorkerPlace& place : placement.workers) {
+    if (place.memory_node >= 0) nodes.insert(place.memory_node);
+  }
+  if (nodes.size() < 2) return {};
+  return interleave_range(machine, address, bytes, {nodes.begin(), nodes.end()});
 }
 
 int64_t PageResidency::remote(int node) const {

@@ -44,6 +44,10 @@ KernelAnswer bind_range(const Machine& machine, void* address, size_t bytes, int
 KernelAnswer interleave_range(const Machine& machine, void* address, size_t bytes,
                               const std::vector<int>& nodes);
 
+// Puts a range of the segment on its rank's node or, without one (rank -1), on all workers' nodes in turn.
+KernelAnswer bind_home(const Machine& machine, const Placement& placement, void* address, size_t bytes,
+                       int rank);
+
 // Where the pages of an address range of a process lie.
 struct PageResidency {
   int64_t pages = 0;               // looked at

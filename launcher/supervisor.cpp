@@ -8,12 +8,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <set>
 
 #include "kernels/parallel_for.h"
 #include "launcher/checkpointer.h"
+#include "launcher/death_causes.h"
+#include "launcher/death_watch.h"
 #include "launcher/heartbeat_watch.h"
-#include "launcher/limits.h"
 #include "launcher/placement_report.h"
 #include "launcher/residency.h"
 #include "launcher/restart_budget.h"
@@ -76,10 +76,11 @@ class Supervisor {
   void on_loader_end();
   void on_worker_end(int rank);
   void check_states();
+  void check_lives();
   void check_heartbeats(int64_t elapsed_ns);
   void pause();
-  std::string describe_death(const ChildEnd& end);
   bool replaces(const std::string& whose, const std::string& death, int exit_code, uint32_t step);
+  void begin_recovery();
   void recover();
   void fail(int exit_code, const std::string& message);
   void end_ranks();
@@ -87,6 +88,7 @@ class Supervisor {
   void kill_all();
   bool all_ended() const;
   bool every_rank(RankState state) const;  // has reached it
+  bool every_rank_has_stepped() const;
   uint32_t step_of(int rank) const { return segment_.rank(rank).step.load(std::memory_order_relaxed); }
   double seconds() const { return (now_ns() - began_ns_) * 1e-9; }
 
@@ -104,12 +106,13 @@ class Supervisor {
   std::vector<bool> dead_;         // by rank: it has no process
   std::vector<std::string> hung_;  // by rank: why it was killed; empty: it was not, by this process
   std::optional<ChildProcess> loader_;
+  DeathWatch deaths_;
   HeartbeatWatch heartbeats_;
   Recovery recovery_;
   RecoveryReport report_;  // of the recovery under way
   RestartBudget restarts_;
   Checkpointer checkpointer_;
-  std::vector<OomKills> oom_kills_;
+  DeathCauses causes_;
   int stop_signal_ = 0;
   int64_t last_tick_ns_ = 0;
   int64_t ending_ns_ =
@@ -120,16 +123,10 @@ class Supervisor {
   JobOutcome outcome_;
 };
 
-// Puts a range of the segment on its rank's node, or, without a rank, on all nodes in turn.
-KernelAnswer bind_home(const Machine& machine, const Placement& placement, void* address, uint64_t bytes,
-                       int rank) {
-  if (rank >= 0) return bind_range(machine, address, bytes, placement.workers[rank].memory_node);
-  std::set<int> nodes;
-  for (const WorkerPlace& place : placement.workers) {
-    if (place.memory_node >= 0) nodes.insert(place.memory_node);
-  }
-  if (nodes.size() < 2) return {};
-  return interleave_range(machine, address, bytes, {nodes.begin(), nodes.end()});
+std::vector<const LifeWord*> life_words(const Segment& segment) {
+  std::vector<const LifeWord*> words;
+  for (int rank = 0; rank < segment.ranks(); ++rank) words.push_back(&segment.rank(rank).life);
+  return words;
 }
 
 Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns)
@@ -156,11 +153,11 @@ Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver
       ranks_(job.run.config.workers),
       dead_(job.run.config.workers, true),
       hung_(job.run.config.workers),
+      deaths_(life_words(segment_), changed_),
       heartbeats_(segment_.controls(), static_cast<int64_t>(job.run.config.deadline * 1e9)),
       recovery_(segment_),
       restarts_(job.run.config.max_restarts),
-      checkpointer_(job, segment_, observer.warning, [this](int pidfd) { watch(pidfd, kWriter); }),
-      oom_kills_(read_oom_kills()) {
+      checkpointer_(job, segment_, observer.warning, [this](int pidfd) { watch(pidfd, kWriter); }) {
   outcome_.startup.reserved = seconds();
   if (!bind_refusal_.empty()) observer_.warning("shared memory is not bound to NUMA nodes: " + bind_refusal_);
   header_.last_step.store(static_cast<uint32_t>(job.run.schedule.steps()), std::memory_order_release);
@@ -204,6 +201,7 @@ void Supervisor::start_loader() {
 
 // The rank begins parked: it joins the attempt after `left`.
 void Supervisor::start_worker(int rank, uint32_t left) {
+  segment_.rank(rank).life.store(0, std::memory_order_relaxed);
   ranks_[rank] = spawn("annulus:" + std::to_string(rank), [this, rank, left](int output) {
     const KernelAnswer bound = bind_this_process(machine_, job_.placement.workers[rank]);
     // One warning is enough for all ranks: containers refuse all of them or none.
@@ -211,6 +209,7 @@ void Supervisor::start_worker(int rank, uint32_t left) {
     bind_threads(job_.placement.workers[rank].thread_cpus);
     RankPart& part = segment_.rank(rank);
     part.pid.store(getpid(), std::memory_order_relaxed);
+    tie_life(part.life);
     const uint64_t one = 1;
     const auto notify = [&] { (void)!write(changed_, &one, sizeof one); };
     try {
@@ -347,7 +346,7 @@ void Supervisor::on_loader_end() {
     segment_.wake_all();
   } else if (end.signal != 0 && ending_ns_ == 0) {
     // What it has written so far is written again.
-    if (!replaces("the loader", describe_death(end), end.code, 0)) return;
+    if (!replaces("the loader", causes_.describe(end), end.code, 0)) return;
     try {
       start_loader();
     } catch (const UserError& error) {
@@ -368,14 +367,10 @@ void Supervisor::on_worker_end(int rank) {
   if (end.signal != 0) {
     const std::string whose = fmt::format("rank {} (pid {})", rank, pid);
     const bool hung = !hung_[rank].empty();
-    const std::string death = hung ? hung_[rank] : describe_death(end);
+    const std::string death = hung ? hung_[rank] : causes_.describe(end);
     if (!replaces(whose, death, hung ? 1 : end.code, step_of(rank))) return;
-    if (!recovery_.under_way()) {
-      report_ = {};
-      report_.known_ns = now_ns();
-    }
+    begin_recovery();
     report_.ranks.push_back(rank);
-    recovery_.begin();
     recover();
   } else if (part.state.load(std::memory_order_acquire) == RankState::kFailed) {
     fail(end.code, part.failure);
@@ -384,19 +379,6 @@ void Supervisor::on_worker_end(int rank) {
          fmt::format("rank {} (pid {}) ended with code {} in step {}; its last words are above", rank, pid,
                      end.code, step_of(rank)));
   }
-}
-
-// Of a process that a signal ended, with the kernel's own words for why, where it has counted it.
-std::string Supervisor::describe_death(const ChildEnd& end) {
-  std::string text = fmt::format("was killed by signal {} ({})", end.signal, strsignal(end.signal));
-  if (end.signal != SIGKILL) return text;
-  std::vector<OomKills> now = read_oom_kills();
-  const std::string counted = oom_killed_since(oom_kills_, now);
-  oom_kills_ = std::move(now);
-  return text + (counted.empty() ? ", not by the out-of-memory killer"
-                                 : fmt::format(" by the out-of-memory killer ({} counts it; use a smaller "
-                                               "--batch-size or fewer --workers)",
-                                               counted));
 }
 
 // Whether a process that died in `step` is to be replaced; says so, or ends the run.
@@ -419,6 +401,24 @@ bool Supervisor::replaces(const std::string& whose, const std::string& death, in
   return false;
 }
 
+// The others need not wait until a process that ends has been taken down and can be reaped.
+void Supervisor::check_lives() {
+  if (recovery_.under_way() || ending_ns_ != 0 || header_.dismissed.load(std::memory_order_relaxed) != 0) {
+    return;
+  }
+  for (int rank = 0; rank < segment_.ranks(); ++rank) {
+    if (!dead_[rank] && has_ended(segment_.rank(rank).life)) return begin_recovery();
+  }
+}
+
+void Supervisor::begin_recovery() {
+  if (!recovery_.under_way()) {
+    report_ = {};
+    report_.known_ns = now_ns();
+  }
+  recovery_.begin();
+}
+
 // Goes on once every rank stands still (recovery.h, 3 to 7).
 void Supervisor::recover() {
   if (!recovery_.under_way() || ending_ns_ != 0 || !recovery_.all_parked(dead_)) return;
@@ -439,17 +439,13 @@ void Supervisor::recover() {
 }
 
 void Supervisor::check_states() {
+  check_lives();
   recover();
   checkpointer_.poll(0);
   has_trained_ = has_trained_ || every_rank(RankState::kTraining);
   if (outcome_.startup.ready == 0 && every_rank(RankState::kReady)) outcome_.startup.ready = seconds();
   const bool finished = every_rank(RankState::kFinished);
-  if (!placement_read_ && (finished || (every_rank(RankState::kTraining) && [&] {
-                             for (int rank = 0; rank < segment_.ranks(); ++rank) {
-                               if (segment_.rank(rank).steps.written() == 0) return false;
-                             }
-                             return true;
-                           }()))) {
+  if (!placement_read_ && (finished || every_rank_has_stepped())) {
     placement_read_ = true;
     outcome_.placement = read_placement(job_, segment_);
   }
@@ -525,6 +521,13 @@ bool Supervisor::every_rank(RankState state) const {
     if (now < state || now == RankState::kFailed) return false;
   }
   return true;
+}
+
+bool Supervisor::every_rank_has_stepped() const {
+  for (int rank = 0; rank < segment_.ranks(); ++rank) {
+    if (segment_.rank(rank).steps.written() == 0) return false;
+  }
+  return every_rank(RankState::kTraining);
 }
 
 }  // namespace

@@ -1,8 +1,9 @@
 // Supervisor: starts the processes of a job and watches over them from one epoll loop until all have ended.
 //
-// It alone decides: who is dead (pidfds), who hangs (heartbeats, by the deadline), who is replaced and from
-// which step on (recovery.h), when the run stops (signals). It starts no thread and never blocks, so it can
-// always fork, and a stopped terminal does not stop training.
+// It alone decides: who is dead (pidfds, and life words before them), who hangs (heartbeats, by the
+// deadline), who is replaced and from which step on (recovery.h), when the run stops (signals). It never
+// blocks, and has no thread that takes a lock, so it can always fork, and a stopped terminal does not stop
+// training.
 #pragma once
 
 #include <functional>

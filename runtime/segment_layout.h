@@ -31,7 +31,7 @@
 namespace annulus {
 
 inline constexpr uint64_t kSegmentMagic = 0x31'53'55'4c'55'4e'4e'41;  // "ANNULUS1" in memory order
-inline constexpr uint32_t kSegmentVersion = 4;
+inline constexpr uint32_t kSegmentVersion = 5;
 inline constexpr int64_t kPageBytes = 4096;
 
 struct Section {
@@ -89,6 +89,7 @@ struct RankPart {
 
   std::atomic<RankState> state;
   std::atomic<uint32_t> pid;
+  std::atomic<uint32_t> life;                        // ends with the process (launcher/death_watch.h)
   std::atomic<uint64_t> arena_address, arena_bytes;  // private memory, for reading back where its pages lie
   std::atomic<uint32_t> step;                        // that it is in, or was in last
   std::atomic<int64_t> held_ns;                      // waited for copies of generations
