@@ -145,7 +145,7 @@ TEST_F(Resume, CheckpointsAreWrittenAtTheStepsAskedForAndAtTheEnd) {
 }
 
 TEST_F(Resume, CheckpointsAreWrittenEveryFewMinutes) {
-  const Words words = with(kShort, {"--steps", "400", "--checkpoint-minutes", "0.01", "--keep", "99"});
+  const Words words = with(kShort, {"--steps", "400", "--checkpoint-minutes", "0.005", "--keep", "99"});
   const Ended end = run(words);
   EXPECT_GE(checkpoints().size(), 3u) << end.out;
   expect_all_intact();
@@ -220,7 +220,7 @@ INSTANTIATE_TEST_SUITE_P(Signals, ResumeAfter,
 
 // Twice in a row, in the same directory.
 TEST_P(ResumeAfter, AStoppedRunGoesOnAsIfNothingHadBeen) {
-  const Words words = with(kShort, {"--steps", "150", "--checkpoint-every", "7"});
+  const Words words = with(kShort, {"--steps", "300", "--checkpoint-every", "7"});
   const std::string weights = weights_of(words);
   const bool killed = GetParam().signal == SIGKILL;
   for (int part = 0; part < 2; ++part) {
@@ -246,14 +246,14 @@ TEST_P(ResumeAfter, AStoppedRunGoesOnAsIfNothingHadBeen) {
   if (killed) {
     expect_no_step_twice("run");
   } else {
-    expect_each_step_once("run", 1, 150);
+    expect_each_step_once("run", 1, 300);
   }
   EXPECT_TRUE(contains(read_file(scratch_ / "run/summary.json"), weights));
   expect_all_intact();
 }
 
 TEST_F(Resume, ALauncherKilledAtAnyMomentLeavesAnIntactCheckpoint) {
-  const Words words = with(kShort, {"--steps", "250", "--checkpoint-every", "1", "--keep", "2"});
+  const Words words = with(kShort, {"--steps", "600", "--checkpoint-every", "1", "--keep", "2"});
   const std::string weights = weights_of(words);
   unsigned seed = 11;
   Words next = words;
@@ -261,7 +261,7 @@ TEST_F(Resume, ALauncherKilledAtAnyMomentLeavesAnIntactCheckpoint) {
     Command run(next, scratch_.here());
     if (!run.wait_until("a checkpoint", [&] { return !checkpoints().empty() && steps_written() > 0; }))
       return;
-    std::this_thread::sleep_for(std::chrono::milliseconds(200 + rand_r(&seed) % 300));
+    std::this_thread::sleep_for(std::chrono::milliseconds(rand_r(&seed) % 300));
     kill(run.pid(), SIGKILL);
     run.wait();
     next = {"train", "--resume", "latest", "--run-dir", "run"};
