@@ -187,7 +187,9 @@ INSTANTIATE_TEST_SUITE_P(
 
 // From the middle of an epoch and from its end, on more and on fewer workers.
 TEST_P(ResumeOf, AnyCheckpointOfARunLeadsToItsEnd) {
-  if (contains(GetParam().name, "Bf16") && lacks_bf16()) GTEST_SKIP() << "no bf16 on this processor";
+  if (contains(GetParam().name, "Bf16") && lacks_bf16()) {
+    GTEST_SKIP() << "SKIPPED: this processor has no AVX-512";
+  }
   write_file(scratch_ / "net.yaml", kBatchNorm);
   const Words words = with(kRun, GetParam().flags);
   const std::string weights = run(with(words, {"--run-dir", "undisturbed"})).weights();
@@ -481,8 +483,9 @@ void expect_failures(const Ended& end, const std::string& reason) {
 TEST_F(Resume, ADiskThatIsFullCostsCheckpointsAndNotTheRun) {
   const fs::path disk = scratch_.path() / "disk";
   fs::create_directory(disk);
-  if (mount("none", disk.c_str(), "tmpfs", 0, "size=6m") != 0)
-    GTEST_SKIP() << "a file system cannot be mounted here";
+  if (mount("none", disk.c_str(), "tmpfs", 0, "size=6m") != 0) {
+    GTEST_SKIP() << "SKIPPED: a file system cannot be mounted here";
+  }
   const Words words = with(kShort, {"--checkpoint-every", "10", "--keep", "9", "--run-dir", "disk/run"});
   const Ended end = run_annulus(words, scratch_.here());
   EXPECT_EQ(end.code, 0) << end.err;
