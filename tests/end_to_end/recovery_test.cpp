@@ -177,21 +177,9 @@ TEST_F(Recovery, DeathsWithoutEndDoNotEndTheRun) {
   EXPECT_GT(replacements(end), 20);
 }
 
-struct Kind {
-  const char* name;
-  Words flags;
-};
-
 class RecoveryOf : public Recovery, public ::testing::WithParamInterface<Kind> {};
 
 // Norms are a meeting inside the step; running statistics are state beside the weights.
-const char* const kResidual = R"(layers:
-  - conv: {out: 8, kernel: 3, stride: 2, padding: 1}
-  - batch_norm: {relu: true}
-  - residual: {relu: true, layers: [conv: {out: 8, kernel: 3, padding: 1}, batch_norm]}
-  - linear: {out: classes}
-)";
-
 INSTANTIATE_TEST_SUITE_P(
     Kinds, RecoveryOf,
     ::testing::Values(Kind{"Clip", {"--clip", "0.1"}}, Kind{"Staleness", {"--staleness", "1"}},

@@ -156,19 +156,7 @@ TEST_F(Resume, CheckpointsDoNotChangeTheWeights) {
   EXPECT_EQ(run(with(kRun, {"--checkpoint-every", "1"})).weights(), weights);
 }
 
-struct Kind {
-  const char* name;
-  Words flags;
-};
-
 class ResumeOf : public Resume, public ::testing::WithParamInterface<Kind> {};
-
-const char* const kBatchNorm = R"(layers:
-  - conv: {out: 8, kernel: 3, stride: 2, padding: 1}
-  - batch_norm: {relu: true}
-  - residual: {relu: true, layers: [conv: {out: 8, kernel: 3, padding: 1}, batch_norm]}
-  - linear: {out: classes}
-)";
 
 INSTANTIATE_TEST_SUITE_P(
     Kinds, ResumeOf,
@@ -190,7 +178,7 @@ TEST_P(ResumeOf, AnyCheckpointOfARunLeadsToItsEnd) {
   if (contains(GetParam().name, "Bf16") && lacks_bf16()) {
     GTEST_SKIP() << "SKIPPED: this processor has no AVX-512";
   }
-  write_file(scratch_ / "net.yaml", kBatchNorm);
+  write_file(scratch_ / "net.yaml", kResidual);
   const Words words = with(kRun, GetParam().flags);
   const std::string weights = run(with(words, {"--run-dir", "undisturbed"})).weights();
   const Ended whole = run(with(words, {"--checkpoint-every", "8", "--keep", "9"}));
@@ -304,7 +292,7 @@ TEST_F(Resume, ADirectoryIsMeantHoweverItIsWritten) {
 }
 
 TEST_F(Resume, TheCheckpointHasItsOwnNetwork) {
-  write_file(scratch_ / "net.yaml", kBatchNorm);
+  write_file(scratch_ / "net.yaml", kResidual);
   const Words words = with(kSpaced, {"--model", "net.yaml"});
   const std::string weights = run(with(words, {"--run-dir", "undisturbed"})).weights();
   run(with(words, {"--checkpoint-every", "10", "--keep", "9"}));

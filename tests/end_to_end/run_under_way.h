@@ -20,6 +20,20 @@ inline const Words kEndless = {"train",  "--dataset", "synthetic", "--model",   
 // Long enough for something to meet it in the middle.
 inline const Words kShort = with(kEndless, {"--model", "simplecnn", "--steps", "80", "--batch-size", "64"});
 
+// A run with these flags, and what its test is called.
+struct Kind {
+  const char* name;
+  Words flags;
+};
+
+// For --model: a network with running statistics, which are state beside the weights.
+inline const char* const kResidual = R"(layers:
+  - conv: {out: 8, kernel: 3, stride: 2, padding: 1}
+  - batch_norm: {relu: true}
+  - residual: {relu: true, layers: [conv: {out: 8, kernel: 3, padding: 1}, batch_norm]}
+  - linear: {out: classes}
+)";
+
 inline bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
