@@ -5,6 +5,9 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <numeric>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -59,6 +62,25 @@ class RunUnderWay : public ::testing::Test {
     return run.wait_until(std::to_string(more) + " more steps",
                           [&] { return steps_written() >= before + more; });
   }
+
+  // The steps of which a run's files tell, in their order.
+  std::vector<int64_t> steps_told(const std::string& run_dir) const {
+    std::istringstream lines(read_file(scratch_ / (run_dir + "/metrics.jsonl")));
+    const std::string start = "{\"step\":";
+    std::vector<int64_t> steps;
+    for (std::string line; std::getline(lines, line);) {
+      if (line.rfind(start, 0) == 0) steps.push_back(std::stoll(line.substr(start.size())));
+    }
+    return steps;
+  }
+  void expect_each_step_once(const std::string& run_dir, int64_t first, int64_t last) const {
+    std::vector<int64_t> expected(last + 1 - first);
+    std::iota(expected.begin(), expected.end(), first);
+    EXPECT_EQ(steps_told(run_dir), expected) << run_dir;
+  }
+
+  // Makes room for another run.
+  void again() { std::filesystem::remove_all(scratch_ / "run"); }
 
   // The weights of a run when nothing happens to it.
   static std::string weights_of(const Words& words) {
