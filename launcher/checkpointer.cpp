@@ -126,8 +126,6 @@ void Checkpointer::on_writer_end(const std::function<ChildEnd(ChildProcess&)>& c
 
 void Checkpointer::write_last(uint32_t committed) {
   if (!job_.checkpoints || writer_ || committed == saved_) return;
-  // Else one chosen before would seem to be due.
-  header_.checkpoint_step.store(committed, std::memory_order_relaxed);
   start(committed, false);
 }
 

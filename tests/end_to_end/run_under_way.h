@@ -5,6 +5,9 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <numeric>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -20,14 +23,14 @@ inline const Words kEndless = {"train",  "--dataset", "synthetic", "--model",   
 // Long enough for something to meet it in the middle.
 inline const Words kShort = with(kEndless, {"--model", "simplecnn", "--steps", "80", "--batch-size", "64"});
 
-// A kind of run, for tests of every kind: flags that are added to a run's own.
+// A run with these flags, and what its test is called.
 struct Kind {
   const char* name;
   Words flags;
 };
 
-// For --model net.yaml. Norms are a meeting inside the step; running statistics are state beside the weights.
-inline const char* const kResidualNetwork = R"(layers:
+// For --model: a network with running statistics, which are state beside the weights.
+inline const char* const kResidual = R"(layers:
   - conv: {out: 8, kernel: 3, stride: 2, padding: 1}
   - batch_norm: {relu: true}
   - residual: {relu: true, layers: [conv: {out: 8, kernel: 3, padding: 1}, batch_norm]}
@@ -59,6 +62,25 @@ class RunUnderWay : public ::testing::Test {
     return run.wait_until(std::to_string(more) + " more steps",
                           [&] { return steps_written() >= before + more; });
   }
+
+  // The steps of which a run's files tell, in their order.
+  std::vector<int64_t> steps_told(const std::string& run_dir) const {
+    std::istringstream lines(read_file(scratch_ / (run_dir + "/metrics.jsonl")));
+    const std::string start = "{\"step\":";
+    std::vector<int64_t> steps;
+    for (std::string line; std::getline(lines, line);) {
+      if (line.rfind(start, 0) == 0) steps.push_back(std::stoll(line.substr(start.size())));
+    }
+    return steps;
+  }
+  void expect_each_step_once(const std::string& run_dir, int64_t first, int64_t last) const {
+    std::vector<int64_t> expected(last + 1 - first);
+    std::iota(expected.begin(), expected.end(), first);
+    EXPECT_EQ(steps_told(run_dir), expected) << run_dir;
+  }
+
+  // Makes room for another run.
+  void again() { std::filesystem::remove_all(scratch_ / "run"); }
 
   // The weights of a run when nothing happens to it.
   static std::string weights_of(const Words& words) {

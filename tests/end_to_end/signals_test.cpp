@@ -1,5 +1,6 @@
 // Signals and stopped terminals: a run of the real command ends in order, says why, and leaves no process
-// behind; or it goes on as if nothing had been. Deaths are recovery_test's affair.
+// behind; or it goes on as if nothing had been. Deaths are the affair of recovery_test and
+// helper_deaths_test.
 #include <sys/resource.h>
 
 #include <chrono>

@@ -94,6 +94,17 @@ TEST(Recovery, tells_of_a_committed_step_in_the_place_of_a_rank_that_could_not) 
   EXPECT_EQ(records(1), 2U);
 }
 
+TEST(Recovery, of_a_death_in_step_1_tells_of_no_step) {
+  Training training(tiny_mlp(), config_of(2, 2, 9));
+  const Segment& segment = training.segment();
+  segment.reset_exchange(0);
+  segment.rank(0).unfinished = {.step = 1, .attempt = 1, .images = 6};  // rank 1 has not begun it
+  Recovery recovery(segment);
+  recovery.begin();
+  recovery.rewind({true, true}, 0);
+  for (int rank = 0; rank < 2; ++rank) EXPECT_EQ(segment.rank(rank).steps.written(), 0U);
+}
+
 // Aborts a run of threads again and again at any moment: the same bits as undisturbed.
 TEST(Recovery, of_a_run_that_is_aborted_again_and_again_leaves_the_bits_alone) {
   for (const auto& [staleness, clip] : {std::pair{0, 0.0}, {0, 0.1}, {1, 0.1}}) {
