@@ -100,7 +100,11 @@ TEST(CountFor, TakesTheRatioAsADecimalNumber) {
       ASSERT_EQ(count_for(ratio, n / parts * parts), n / parts) << n;
     }
   }
-  for (int64_t n = 0; n < 100000; n += 10) ASSERT_EQ(count_for(0.3, n), n / 10 * 3) << n;
+  for (int percent = 1; percent <= 100; ++percent) {  // 0.07 * 100 is above 7
+    for (int64_t n = 1; n < 1000; ++n) {
+      ASSERT_EQ(count_for(percent / 100.0, n), (n * percent + 99) / 100) << percent << " % of " << n;
+    }
+  }
 }
 
 TEST(CountForDeathTest, RefusesWhatIsNoRatio) {
@@ -191,6 +195,16 @@ TEST(TopK, OfEqualMagnitudesTakesTheFirst) {
         expect_reference_bits(top, k, Floats(n, -0.0F), zeros, true);
       }
     }
+  });
+}
+
+// Among many equal sums, which have been pruned before they come.
+TEST(TopK, MissesNoSumThatIsLargerByOneBit) {
+  for_each_target([&] {
+    Floats gradient(20000, 1.0F), residual(20000);
+    for (const int64_t i : {3, 9000, 19990, 19999}) gradient[i] = std::nextafter(-1.0F, -2.0F);
+    TopK top;
+    expect_reference_bits(top, 100, gradient, residual, true);
   });
 }
 
