@@ -24,13 +24,13 @@ struct SparseView {
 };
 
 // Selects, in memory that later calls use again: 24 bytes for each element sent. One may serve tensors of any
-// sizes; no call depends on those before it.
+// sizes, one at a time; no result depends on the calls before.
 class TopK {
  public:
   // Of the n sums gradient[i] + residual[i], rounded to fp32, returns the k of largest magnitude; of equal
   // ones those of lowest index. new_residual[i] becomes +0 where i is sent and the sum where it is not: each
-  // sum is found in one of the two with all its bits. 0 <= k <= n <= 2^32. new_residual may be residual;
-  // otherwise no arrays overlap. No alignment is needed.
+  // sum is found in one of the two with all its bits. 1 <= k <= n <= 2^32, or n = k = 0. new_residual may be
+  // residual; otherwise no arrays overlap. No alignment is needed.
   //
   // What is returned is valid until the next call. The same bits from every instruction set. Time is linear
   // in n for any data; mostly that of one pass.
@@ -48,14 +48,16 @@ class TopK {
   std::vector<float> scratch_;
 };
 
-// out[i] = what is sent of element i, 0 where nothing is; n elements, all indices below n.
+// out[i] = what is sent of element i, 0 where nothing is; n elements, all indices below n. `out` may be the
+// gradient that was selected from.
 void write_dense(const SparseView& sent, int64_t n, float* out);
 
-// The same as TopK::select with plain loops and a sort, with the same bits.
 struct SparseVector {
   std::vector<uint32_t> indices;
   std::vector<float> values;
 };
+
+// The same as TopK::select with plain loops and a sort, with the same bits.
 SparseVector top_k_reference(int64_t k, int64_t n, const float* gradient, const float* residual,
                              float* new_residual);
 
