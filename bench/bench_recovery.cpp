@@ -139,7 +139,7 @@ int bench_recovery(const BenchRecoveryOptions& options, int64_t began_ns) {
   observer.step = [&](const StepSummary& step) { ends_ns.push_back(step.end_ns); };
   const JobOutcome undisturbed =
       run_job(plan_bench_run(training, machine, run.outcome.committed_step), machine, observer, now_ns());
-  if (undisturbed.exit_code != 0) return fail(undisturbed, "");
+  if (undisturbed.exit_code != 0) return fail(undisturbed, "stopped in the run without deaths");
 
   if (!training.json) {
     fmt::print("{:<42} {:>12} {:>12} {:>12}\n", "from the kill until", "median ms", "p99 ms", "max ms");

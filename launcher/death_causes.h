@@ -11,8 +11,8 @@ namespace annulus {
 
 class DeathCauses {
  public:
-  // Of a process that a signal has ended: the signal, and the file in which the out-of-memory killer has
-  // counted one more since the construction, or since the last call.
+  // Of a process that a signal has ended: the signal. Of SIGKILL also whether it was the out-of-memory
+  // killer's: the file in which that has counted one more since the construction, or the last such call.
   std::string describe(const ChildEnd& end);
 
  private:

@@ -10,6 +10,7 @@
 #include <climits>
 #include <cstddef>
 #include <span>
+#include <system_error>
 #include <utility>
 
 namespace annulus {
@@ -21,25 +22,24 @@ struct OwnedWord {
   robust_list entry{};
 };
 
-using Waiters = std::array<futex_waitv, FUTEX_WAITV_MAX>;
-
-void wait_on(futex_waitv& waiter, const std::atomic<uint32_t>& word) {
-  waiter = {.val = word.load(std::memory_order_relaxed),
-            .uaddr = reinterpret_cast<uint64_t>(&word),
-            .flags = FUTEX_32,
-            .__reserved = 0};
+// Sleep ends when the word is not what it is now.
+futex_waitv unchanged(const std::atomic<uint32_t>& word) {
+  return {.val = word.load(std::memory_order_relaxed),
+          .uaddr = reinterpret_cast<uint64_t>(&word),
+          .flags = FUTEX_32,
+          .__reserved = 0};
 }
 
 // Each round tells of what has changed before it read the words, and sleeps until they are others.
 void watch_words(std::span<const LifeWord* const> words, const std::atomic<uint32_t>& stopped, int eventfd) {
-  Waiters waiters;
+  std::array<futex_waitv, FUTEX_WAITV_MAX> sleep;
   const uint64_t one = 1;
   for (;;) {
-    wait_on(waiters[0], stopped);
-    if (waiters[0].val != 0) return;
-    for (std::size_t i = 0; i < words.size(); ++i) wait_on(waiters[i + 1], *words[i]);
+    sleep[0] = unchanged(stopped);
+    if (sleep[0].val != 0) return;
+    for (std::size_t i = 0; i < words.size(); ++i) sleep[i + 1] = unchanged(*words[i]);
     (void)!write(eventfd, &one, sizeof one);
-    const long woken = syscall(SYS_futex_waitv, waiters.data(), words.size() + 1, 0, nullptr, 0);
+    const long woken = syscall(SYS_futex_waitv, sleep.data(), words.size() + 1, 0, nullptr, 0);
     if (woken < 0 && errno != EAGAIN && errno != EINTR) return;
   }
 }
@@ -66,7 +66,11 @@ DeathWatch::DeathWatch(std::vector<const LifeWord*> words, int eventfd) : words_
   const std::span<const LifeWord* const> all = words_;
   for (std::size_t begin = 0; begin < all.size(); begin += kMost) {
     const auto own = all.subspan(begin, std::min(kMost, all.size() - begin));
-    threads_.emplace_back([this, own, eventfd] { watch_words(own, stopped_, eventfd); });
+    try {
+      threads_.emplace_back([this, own, eventfd] { watch_words(own, stopped_, eventfd); });
+    } catch (const std::system_error&) {
+      return;  // pidfds tell
+    }
   }
 }
 

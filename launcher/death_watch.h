@@ -1,17 +1,17 @@
 // DeathWatch: tells of a process's death before the kernel has taken its memory down.
 //
-// A pidfd becomes readable only after that, and a worker that maps 650 MB is 16 ms about it: the page tables
-// of shared memory go page by page. A robust futex is told of first (docs.kernel.org/locking/robust-futexes):
+// A pidfd becomes readable only after that, and where a worker maps 650 MB it takes 16 ms: the page tables of
+// shared memory go page by page. A robust futex is told of first (docs.kernel.org/locking/robust-futexes):
 //
-//   worker    in its robust list, one word of shared memory:  | waiters 1 | owner died 0 | thread id |
-//   kernel    as that thread ends:                            | waiters 1 | owner died 1 |     0     |  and
-//   wakes watch     sleeps on all words (futex_waitv), writes to an eventfd whenever one has changed launcher
-//   reads the words: has_ended(word)
+//   worker    keeps one word of shared memory in its robust list:  | waiters 1 | died 0 | thread id |
+//   kernel    as that thread ends, marks and wakes:                | waiters 1 | died 1 |     0     |
+//   watch     sleeps on all words (futex_waitv); writes to an eventfd whenever it was woken
+//   launcher  reads the words: has_ended(word)
 //
 // It is a hint: the process may still run for moments, on other threads, so only its pidfd says that it
-// writes no more. Where the kernel has no futex_waitv (before Linux 5.16, or forbidden), or the word is not
-// looked at in time, the pidfd comes later and says the same. The watch's threads take no lock and allocate
-// nothing, so the process can fork at any time.
+// writes no more. Where the kernel has no futex_waitv (before Linux 5.16, or forbidden), where no thread can
+// be had, where a core dump comes first, the pidfd alone tells. The watch's threads take no lock and allocate
+// nothing once they run, so the process can fork at any time.
 //
 // Ordering: none is needed: nothing but the word itself is read on its account.
 #pragma once
@@ -23,7 +23,7 @@
 
 namespace annulus {
 
-// A word of shared memory: 0, or a thread that lives, or that it has ended.
+// A word of shared memory: 0, not tied to a thread; a thread's id; or marked by the kernel: it has ended.
 using LifeWord = std::atomic<uint32_t>;
 static_assert(LifeWord::is_always_lock_free && sizeof(LifeWord) == sizeof(uint32_t));
 
@@ -36,8 +36,9 @@ bool has_ended(const LifeWord& word);
 
 class DeathWatch {
  public:
-  // Adds 1 to `eventfd` after any of `words` has changed: no change is lost, several may be told of together,
-  // and one may be told of that was none. Words and eventfd outlive the watch.
+  // Adds 1 to `eventfd` after a thread that one of `words` is tied to has ended, and sometimes for nothing. A
+  // word that is tied anew and ends again before this one has looked may be missed. Words and eventfd outlive
+  // the watch.
   DeathWatch(std::vector<const LifeWord*> words, int eventfd);
   ~DeathWatch();
   DeathWatch(const DeathWatch&) = delete;

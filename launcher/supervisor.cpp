@@ -76,7 +76,6 @@ class Supervisor {
   void on_loader_end();
   void on_worker_end(int rank);
   void check_states();
-  void check_lives();
   void check_heartbeats(int64_t elapsed_ns);
   void pause();
   bool replaces(const std::string& whose, const std::string& death, int exit_code, uint32_t step);
@@ -87,6 +86,7 @@ class Supervisor {
   void kill_ranks();
   void kill_all();
   bool all_ended() const;
+  std::vector<bool> leaving() const;
   bool every_rank(RankState state) const;  // has reached it
   bool every_rank_has_stepped() const;
   uint32_t step_of(int rank) const { return segment_.rank(rank).step.load(std::memory_order_relaxed); }
@@ -203,13 +203,13 @@ void Supervisor::start_loader() {
 void Supervisor::start_worker(int rank, uint32_t left) {
   segment_.rank(rank).life.store(0, std::memory_order_relaxed);
   ranks_[rank] = spawn("annulus:" + std::to_string(rank), [this, rank, left](int output) {
+    tie_life(segment_.rank(rank).life);
     const KernelAnswer bound = bind_this_process(machine_, job_.placement.workers[rank]);
     // One warning is enough for all ranks: containers refuse all of them or none.
     if (!bound.ok() && rank == 0) write_all(output, bound.refusal);
     bind_threads(job_.placement.workers[rank].thread_cpus);
     RankPart& part = segment_.rank(rank);
     part.pid.store(getpid(), std::memory_order_relaxed);
-    tie_life(part.life);
     const uint64_t one = 1;
     const auto notify = [&] { (void)!write(changed_, &one, sizeof one); };
     try {
@@ -401,16 +401,6 @@ bool Supervisor::replaces(const std::string& whose, const std::string& death, in
   return false;
 }
 
-// The others need not wait until a process that ends has been taken down and can be reaped.
-void Supervisor::check_lives() {
-  if (recovery_.under_way() || ending_ns_ != 0 || header_.dismissed.load(std::memory_order_relaxed) != 0) {
-    return;
-  }
-  for (int rank = 0; rank < segment_.ranks(); ++rank) {
-    if (!dead_[rank] && has_ended(segment_.rank(rank).life)) return begin_recovery();
-  }
-}
-
 void Supervisor::begin_recovery() {
   if (!recovery_.under_way()) {
     report_ = {};
@@ -419,10 +409,14 @@ void Supervisor::begin_recovery() {
   recovery_.begin();
 }
 
-// Goes on once every rank stands still (recovery.h, 3 to 7).
+// Begins a recovery where a rank ends, and goes on with it once every rank stands still (recovery.h, 1 to 7).
 void Supervisor::recover() {
-  if (!recovery_.under_way() || ending_ns_ != 0 || !recovery_.all_parked(dead_)) return;
-  report_.parked_ns = now_ns();
+  if (ending_ns_ != 0 || header_.dismissed.load(std::memory_order_relaxed) != 0) return;
+  const std::vector<bool> left = leaving();
+  if (!recovery_.under_way() && left != dead_) begin_recovery();
+  if (!recovery_.under_way() || !recovery_.all_parked(left)) return;
+  if (report_.parked_ns == 0) report_.parked_ns = now_ns();
+  if (left != dead_) return;  // who ends may still write until it can be reaped
   aggregator_.poll(observer_.step, observer_.evaluation);
   report_.committed_step = recovery_.rewind(dead_, static_cast<uint32_t>(aggregator_.evaluated_step()));
   try {
@@ -439,7 +433,6 @@ void Supervisor::recover() {
 }
 
 void Supervisor::check_states() {
-  check_lives();
   recover();
   checkpointer_.poll(0);
   has_trained_ = has_trained_ || every_rank(RankState::kTraining);
@@ -513,6 +506,15 @@ void Supervisor::kill_all() {
 
 bool Supervisor::all_ended() const {
   return !loader_ && std::find(dead_.begin(), dead_.end(), false) == dead_.end();
+}
+
+// By rank, whether it has no process, or one that ends.
+std::vector<bool> Supervisor::leaving() const {
+  std::vector<bool> left = dead_;
+  for (int rank = 0; rank < segment_.ranks(); ++rank) {
+    if (has_ended(segment_.rank(rank).life)) left[rank] = true;
+  }
+  return left;
 }
 
 bool Supervisor::every_rank(RankState state) const {

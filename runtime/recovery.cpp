@@ -7,8 +7,7 @@ namespace {
 
 // A step is committed by versions, and a rank may have died, or given up, before it could tell of its part.
 void finish_record(RankPart& part, uint32_t committed) {
-  if (part.unfinished.step == 0) return;  // it has come so far in no step yet
-  if (part.unfinished.step != committed) return;
+  if (part.unfinished.step == 0 || part.unfinished.step != committed) return;  // 0: of no step yet
   StepRecord last;
   const uint64_t written = part.steps.written();
   if (written > 0 && part.steps.read(written - 1, last) && last.step >= committed) return;

@@ -13,6 +13,8 @@ struct Death {
   int rank = 0;
   ProtocolPoint point{};
   int visit = 1;
+  // Not SIGKILL: the thread that comes by ends, and another one keeps the process from ending with it.
+  bool lingers = false;
 };
 
 // What processes forked from now on shall die of; replaces earlier ones.
