@@ -22,6 +22,9 @@ inline bool is_statistic(ParameterRole role) {
   return role == ParameterRole::kRunningMean || role == ParameterRole::kRunningVariance;
 }
 
+// Whether top-k sends a part of its gradient: all that is large.
+inline bool has_residual(ParameterRole role) { return role == ParameterRole::kWeight; }
+
 struct ParameterPlan {
   std::string name;     // "conv1.weight"
   TensorLayout layout;  // master layout, that of diff_weights; gradient, moments and weights share it

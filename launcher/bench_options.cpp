@@ -32,6 +32,7 @@ void parse_training(OptionTable& table, int argc, const char* const* argv, Train
   table.parse(argc, argv);
   settle_optimizer(table, config);
   settle_stem(table, config.model, config.stem);
+  settle_compression(table, config);
 }
 
 void add_batch_per_worker(OptionTable& table, int64_t& target) {
@@ -75,7 +76,56 @@ void add_sizes(OptionTable& table, std::vector<int64_t>& target, std::string hel
   table.add(std::move(option));
 }
 
+// Shares like "0.1,0.01".
+void add_ratios(OptionTable& table, std::vector<double>& target) {
+  Option option;
+  option.name = "ratios";
+  option.value_name = "R,R,...";
+  option.help = "shares of a weight's gradient that are sent in a step";
+  option.default_text = fmt::format("{}", fmt::join(target, ","));
+  option.read = [&target](const std::string& text, const std::string& where) {
+    std::vector<double> ratios;
+    for (std::size_t begin = 0; begin <= text.size();) {
+      const std::size_t end = std::min(text.find(',', begin), text.size());
+      const char* const first = text.data() + begin;
+      const char* const last = text.data() + end;
+      begin = end + 1;
+      double ratio = 0;
+      const auto [rest, error] = std::from_chars(first, last, ratio);
+      if (error != std::errc() || rest != last || !(ratio > 0) || ratio > 1) {
+        throw UserError::format("{}: {} is not a share; give shares like 0.1,0.01, above 0 and at most 1",
+                                where, first == last ? "an empty word" : std::string(first, last));
+      }
+      ratios.push_back(ratio);
+    }
+    target = ratios;
+  };
+  option.write = [&target] { return fmt::format("{}", fmt::join(target, ",")); };
+  table.add(std::move(option));
+}
+
 }  // namespace
+
+BenchAccuracyOptions parse_bench_accuracy(int argc, const char* const* argv) {
+  BenchAccuracyOptions options;
+  options.config.epochs = 5;
+  std::string config_file;
+  const OptionTable train = train_table(options.config, config_file);
+  OptionTable table("annulus bench accuracy",
+                    "Trains with whole gradients, and with top-k gradients of every shard, each from several "
+                    "seeds, and compares the accuracies.");
+  table.section("What is compared");
+  add_ratios(table, options.ratios);
+  table.whole("seeds", "N", options.seeds, 1, 1000, "runs of each kind, from --seed on");
+  table.section("What is trained");
+  table.take(train, {"model", "stem", "dataset", "data", "epochs", "steps", "batch-size", "shards",
+                     "precision", "precision-fallback", "optimizer", "lr", "momentum", "weight-decay",
+                     "schedule", "warmup", "clip", "augment", "seed"});
+  table.exclude("steps", "epochs");
+  add_cores_and_output(table, train, {"workers", "threads-per-worker", "bind", "smt"}, options.json);
+  parse_training(table, argc, argv, options.config);
+  return options;
+}
 
 BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
   BenchTrainOptions options;
@@ -87,7 +137,8 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
                     "Measures training steps on synthetic data that is already in memory.");
   add_network(table, train, options.data_shape);
   add_batch_per_worker(table, options.batch_per_worker);
-  table.take(train, {"steps", "bucket-mb", "algorithm", "staleness", "comm-thread"});
+  table.take(train, {"steps", "bucket-mb", "algorithm", "staleness", "comm-thread", "compress", "ratio",
+                     "compress-where"});
   add_cores_and_output(table, train, {"workers", "threads-per-worker", "bind", "smt"}, options.json);
   parse_training(table, argc, argv, options.config);
   return options;

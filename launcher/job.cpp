@@ -155,8 +155,9 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
           .notes = std::move(notes),
           .warnings = std::move(warnings)};
   RunPlan& run = job.run;
-  run.checkpoint = plan_checkpoint(run.spec, run.network, run.buckets, moment_names(run.config),
-                                   run.config.staleness != 0);
+  run.checkpoint =
+      plan_checkpoint(run.spec, run.network, run.buckets, moment_names(run.config), run.config.staleness != 0,
+                      keeps_residuals(run.config) ? run.config.shards : 0);
   run.resumed = resumed;
   job.segment = plan_segment(run.segment_inputs());
   return job;
@@ -181,7 +182,11 @@ std::string changed_since(const Checkpoint& checkpoint, const TrainConfig& confi
       {"stem", saved.stem, config.stem},
       {"dataset", saved.dataset, config.dataset},
       {"optimizer", saved.optimizer, config.optimizer},
-      {"staleness", text(saved.staleness), text(config.staleness)}};
+      {"staleness", text(saved.staleness), text(config.staleness)},
+      {"compress", saved.compress, config.compress},
+      {"compress-where", saved.compress_where, config.compress_where},
+      // Residuals are those of shards.
+      {"shards", text(saved.shards), keeps_residuals(config) ? text(config.shards) : text(saved.shards)}};
   std::string changes;
   for (const auto& [name, before, now] : options) {
     if (before == now) continue;

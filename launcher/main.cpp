@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "bench/bench_accuracy.h"
 #include "bench/bench_collectives.h"
 #include "bench/bench_layers.h"
 #include "bench/bench_recovery.h"
@@ -46,6 +47,7 @@ constexpr const char* kUsage =
     "  annulus bench collectives [flags]  measures all-reduce and its kin beside the memory's floor\n"
     "  annulus bench update [flags]  measures the fused update beside a copy\n"
     "  annulus bench recovery [flags]  kills workers at random, measures how the run goes on\n"
+    "  annulus bench accuracy [flags]  trains with whole and with compressed gradients, compares accuracies\n"
     "  annulus check ALGORITHM      checks direct, ring or hierarchical against a serial run, without data\n"
     "  annulus model NETWORK        shows a network as YAML, its layers, parameters, operations, memory\n"
     "  annulus checkpoint show|verify|export  what a checkpoint holds, whether it is intact, its model "
@@ -121,8 +123,13 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
       limit_pool_spinning(options.training.config.threads_per_worker, words);
       return bench_recovery(options, began_ns);
     }
+    if (what == "accuracy") {
+      const BenchAccuracyOptions options = parse_bench_accuracy(argc - 2, argv.data() + 2);
+      limit_pool_spinning(options.config.threads_per_worker, words);
+      return bench_accuracy(options);
+    }
     throw unknown_command("bench " + what, {"bench train", "bench layers", "bench collectives",
-                                            "bench update", "bench recovery"});
+                                            "bench update", "bench recovery", "bench accuracy"});
   }
   if (command == "--version" || command == "version") {
     fmt::print("{}\n", version_text(ask_onednn_version()));

@@ -31,6 +31,18 @@ void check_optimizer(const TrainConfig& config) {
   }
 }
 
+void check_compression(const TrainConfig& config) {
+  if (config.ratio && config.compress != "topk") {
+    throw UserError::format("--ratio {}: --compress {} has none; leave it out, or give --compress topk",
+                            *config.ratio, config.compress);
+  }
+  if (keeps_residuals(config) && config.staleness != 0) {
+    throw UserError(
+        "--staleness 1: --compress topk --compress-where all adds what the step before has left, and that "
+        "step is not finished yet; leave one of them out");
+  }
+}
+
 }  // namespace
 
 void settle_optimizer(const OptionTable& table, TrainConfig& config) {
@@ -63,6 +75,14 @@ void settle_schedule(const OptionTable& table, TrainConfig& config) {
   if (table.level("decay-factor") < named) config.decay_factor.reset();
 }
 
+void settle_compression(const OptionTable& table, TrainConfig& config) {
+  if (config.compress == "topk") {
+    config.ratio = config.ratio.value_or(kRatio);
+  } else if (table.level("ratio") < std::max(table.level("compress"), OptionLevel::file)) {
+    config.ratio.reset();
+  }
+}
+
 std::vector<std::string> check_combinations(const TrainConfig& config, int workers) {
   std::vector<std::string> notes;
   const int64_t shards = resolved(config, workers).shards;
@@ -88,6 +108,13 @@ std::vector<std::string> check_combinations(const TrainConfig& config, int worke
   }
   check_optimizer(config);
   check_schedule(config);
+  check_compression(config);
+  if (config.compress != "none" && !compresses_shards(config)) {
+    notes.push_back(fmt::format(
+        "--compress {}: nothing is compressed, since all workers share this box's memory, where it "
+        "costs time and saves none; --compress-where all does it all the same",
+        config.compress));
+  }
   if (shards % workers != 0) {
     const int64_t most = (shards + workers - 1) / workers;
     const double even = static_cast<double>(shards) / workers;

@@ -40,5 +40,7 @@ void settle_stem(const OptionTable& table, const std::string& model, std::string
 void settle_optimizer(const OptionTable& table, TrainConfig& config);
 // The same for what only --schedule step has.
 void settle_schedule(const OptionTable& table, TrainConfig& config);
+// The same for what only --compress topk has.
+void settle_compression(const OptionTable& table, TrainConfig& config);
 
 }  // namespace annulus

@@ -176,6 +176,16 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
   table.whole("staleness", "0|1", config.staleness, 0, 1,
               "1: the update of a step goes on during the next one, which reads the weights before it");
 
+  table.choice("compress", config.compress, {"none", "fp16", "bf16", "topk"},
+               "what is sent of gradients: 16 bits of each element, or the largest elements of each weight");
+  table.number("ratio", "R", config.ratio, {.low = 0, .low_included = false, .high = 1},
+               "compress topk: share of a weight's gradient that is sent in a step; the rest is added to the "
+               "next one's",
+               fmt::format("{}", kRatio));
+  table.choice("compress-where", config.compress_where, {"bridge", "all"},
+               "bridge: between hosts alone; all: of every shard, also inside this box, where it saves "
+               "nothing, to see what it does to accuracy");
+
   table.section("Around the run");
   table.config_file("config", config_file, "YAML file with any of these options");
   Option& run_dir =
@@ -210,6 +220,7 @@ TrainConfig parse_train(int argc, const char* const* argv, const BaseConfig* bas
   settle_optimizer(table, config);
   settle_schedule(table, config);
   settle_stem(table, config.model, config.stem);
+  settle_compression(table, config);
   // The saved configuration must find its files from any working directory.
   if (is_network_file(config.model)) {
     config.model = std::filesystem::absolute(config.model).lexically_normal().string();
@@ -238,9 +249,26 @@ TopoOptions parse_topo(int argc, const char* const* argv) {
   table.section("The plan");
   table.take(train, {"workers", "threads-per-worker", "bind", "smt"});
   table.section("What decides the segment's size");
-  table.take(train, {"model", "stem", "dataset", "data", "batch-size", "shards", "accumulate", "precision",
-                     "precision-fallback", "optimizer", "clip", "algorithm", "bucket-mb", "staleness",
-                     "comm-thread", "checkpoint-every", "checkpoint-epochs", "checkpoint-minutes"});
+  table.take(train, {"model",
+                     "stem",
+                     "dataset",
+                     "data",
+                     "batch-size",
+                     "shards",
+                     "accumulate",
+                     "precision",
+                     "precision-fallback",
+                     "optimizer",
+                     "clip",
+                     "algorithm",
+                     "bucket-mb",
+                     "staleness",
+                     "comm-thread",
+                     "compress",
+                     "compress-where",
+                     "checkpoint-every",
+                     "checkpoint-epochs",
+                     "checkpoint-minutes"});
   table.exclude("shards", "accumulate");
   table.parse(argc, argv);
   settle_optimizer(table, options.config);

@@ -63,6 +63,14 @@ struct BenchRecoveryOptions {
   uint64_t seed = 1;  // of whom dies when
 };
 
+// `annulus bench accuracy`: what compressed gradients do to accuracy.
+struct BenchAccuracyOptions {
+  TrainConfig config;  // compress and ratio are set run by run
+  std::vector<double> ratios{0.1, 0.01, 0.001};
+  int seeds = 3;  // from config.seed on
+  bool json = false;
+};
+
 // `annulus check ALGORITHM`: the exchange alone, compared with a serial run.
 struct CheckOptions {
   std::string algorithm;  // direct, ring, hierarchical
@@ -111,6 +119,7 @@ BenchLayersOptions parse_bench_layers(int argc, const char* const* argv);
 BenchCollectivesOptions parse_bench_collectives(int argc, const char* const* argv);
 BenchUpdateOptions parse_bench_update(int argc, const char* const* argv);
 BenchRecoveryOptions parse_bench_recovery(int argc, const char* const* argv);
+BenchAccuracyOptions parse_bench_accuracy(int argc, const char* const* argv);
 
 // argv[1] is the algorithm.
 CheckOptions parse_check(int argc, const char* const* argv);

@@ -40,8 +40,8 @@ class Hash {
 
 std::string digits_of(uint64_t hash) { return fmt::format("{:016x}", hash); }
 
-const float* array_of(const CheckpointState& state, StateArray array) {
-  switch (array) {
+const float* array_of(const CheckpointState& state, const CheckpointTensor& tensor) {
+  switch (tensor.array) {
     case StateArray::kCount:
       return nullptr;
     case StateArray::kWeights:
@@ -52,6 +52,8 @@ const float* array_of(const CheckpointState& state, StateArray array) {
       return state.moments[1];
     case StateArray::kPrevious:
       return state.previous;
+    case StateArray::kResidual:
+      return state.residuals.at(tensor.shard);
   }
   return nullptr;
 }
@@ -65,7 +67,7 @@ std::span<const std::byte> plain_bytes(const CheckpointTensor& tensor, const Che
     std::memcpy(buffer.data(), &step, sizeof step);
     return buffer;
   }
-  const float* const array = array_of(state, tensor.array);
+  const float* const array = array_of(state, tensor);
   CHECK(array != nullptr, "{} has no array", tensor.info.name);
   // The buffer comes from operator new, which aligns it for any type.
   to_plain(tensor.layout, array + tensor.offset, reinterpret_cast<float*>(buffer.data()));

@@ -1,5 +1,7 @@
 #include "runtime/checkpoint_plan.h"
 
+#include <fmt/format.h>
+
 #include <set>
 
 #include "telemetry/check.h"
@@ -35,9 +37,9 @@ std::vector<std::string> moment_names(const TrainConfig& config) {
 }
 
 CheckpointPlan plan_checkpoint(const NetworkSpec& spec, const NetworkPlan& network, const BucketPlan& buckets,
-                               const std::vector<std::string>& moments, bool previous) {
+                               const std::vector<std::string>& moments, bool previous, int64_t residuals) {
   CHECK(moments.size() <= 2, "{} moments", moments.size());
-  CheckpointPlan plan{.network = spec.name, .moments = moments, .previous = previous};
+  CheckpointPlan plan{.network = spec.name, .moments = moments, .previous = previous, .residuals = residuals};
   const auto add = [&](StateArray array, int parameter, const std::string& name, TensorType type,
                        std::vector<int64_t> shape) {
     plan.tensors.push_back({.array = array,
@@ -66,6 +68,15 @@ CheckpointPlan plan_checkpoint(const NetworkSpec& spec, const NetworkPlan& netwo
             false);
   }
   if (previous) add_all(StateArray::kPrevious, "previous.", true);
+  for (int64_t shard = 0; shard < residuals; ++shard) {
+    for (int i = 0; i < std::ssize(network.parameters); ++i) {
+      const ParameterPlan& parameter = network.parameters[i];
+      if (!has_residual(parameter.role)) continue;
+      add(StateArray::kResidual, i, fmt::format("residual.{}.{}", shard, parameter.name), TensorType::kF32,
+          shape_in_pytorch(spec, parameter));
+      plan.tensors.back().shard = shard;
+    }
+  }
 
   std::vector<TensorInfo> infos;
   std::set<std::string> names;
@@ -74,8 +85,7 @@ CheckpointPlan plan_checkpoint(const NetworkSpec& spec, const NetworkPlan& netwo
     if (names.insert(tensor.info.name).second) continue;
     throw UserError::format(
         "network {}: a checkpoint would hold two tensors called {}; give the layer or block another name "
-        "than "
-        "optimizer or previous",
+        "than optimizer, previous or residual",
         spec.name, tensor.info.name);
   }
   place_tensors(infos);

@@ -5,6 +5,9 @@
 //   weights      <parameter>                        every parameter and running statistic of the network
 //   moments      optimizer.<moment>.<parameter>     of what the optimizer updates: not of running statistics
 //   previous     previous.<parameter>               weights one update earlier; with --staleness 1 only
+//   residuals    residual.<shard>.<parameter>       what top-k has not sent of a shard's gradients; of
+//   weights
+//                                                   alone, where --compress keeps residuals
 //
 // The first two groups are the model's, and together what torchvision's load_state_dict takes: names and
 // shapes are PyTorch's (convolutions [out, in, height, width], linear layers [out, in], vectors [n]).
@@ -22,10 +25,11 @@
 
 namespace annulus {
 
-enum class StateArray : uint8_t { kCount, kWeights, kFirstMoment, kSecondMoment, kPrevious };
+enum class StateArray : uint8_t { kCount, kWeights, kFirstMoment, kSecondMoment, kPrevious, kResidual };
 
 struct CheckpointTensor {
   StateArray array = StateArray::kWeights;
+  int64_t shard = 0;  // of residuals
   TensorInfo info;
   // Not of counts: where the parameter lies in its array, and how.
   int parameter = 0;   // its number in NetworkPlan::parameters
@@ -37,7 +41,8 @@ struct CheckpointPlan {
   std::string network;               // NetworkSpec::name
   std::vector<std::string> moments;  // PyTorch's names, of the first array, of the second
   bool previous = false;
-  // In the file's order: counts, weights in order of use by forward, moments, previous weights.
+  int64_t residuals = 0;  // shards that have one
+  // In the file's order: counts, weights in order of use by forward, moments, previous weights, residuals.
   std::vector<CheckpointTensor> tensors = {};
   int model_tensors = 0;  // the first so many are the model's
 
@@ -47,9 +52,9 @@ struct CheckpointPlan {
 // What PyTorch calls the optimizer's moments: none of sgd; momentum_buffer; exp_avg and exp_avg_sq.
 std::vector<std::string> moment_names(const TrainConfig& config);
 
-// Throws UserError where two tensors would have one name, which takes a layer called "optimizer" or
-// "previous".
+// Throws UserError where two tensors would have one name, which takes a layer called "optimizer", "previous"
+// or "residual". `residuals`: the shards, where they are kept, else 0.
 CheckpointPlan plan_checkpoint(const NetworkSpec& spec, const NetworkPlan& network, const BucketPlan& buckets,
-                               const std::vector<std::string>& moments, bool previous);
+                               const std::vector<std::string>& moments, bool previous, int64_t residuals = 0);
 
 }  // namespace annulus

@@ -12,6 +12,7 @@ SegmentInputs RunPlan::segment_inputs() const {
           .staleness = config.staleness,
           .waiting_threads = comm_cpus.empty() ? 1 : 2,
           .norms = config.clip > 0,
+          .residuals = keeps_residuals(config),
           .snapshot = makes_checkpoints(config),
           .dataset = dataset};
 }

@@ -41,6 +41,7 @@ Segment::Segment(const SegmentPlan& plan, const SegmentInputs& inputs, uint64_t 
   header.rings = plan.rings;
   header.state = plan.state;
   header.gradients = plan.gradients;
+  header.residuals = plan.residuals;
   header.snapshot = plan.snapshot;
   header.data = plan.data;
   header.attempt.store(1, std::memory_order_relaxed);
@@ -58,10 +59,19 @@ void Segment::reset_exchange(uint32_t committed) const {
   }
 }
 
+float* Segment::residual_after(uint32_t step, int64_t shard) const {
+  if (plan_.residual_offsets.empty()) return nullptr;
+  return reinterpret_cast<float*>(base() + plan_.residual_offsets[shard] +
+                                  step % 2 * plan_.state_array_bytes);
+}
+
 CheckpointState Segment::state_after(uint32_t step) const {
   CheckpointState state{.step = step, .weights = weights_after(step), .moments = {}};
   for (int array = 0; array < 2; ++array) state.moments[array] = moments_after(step, array);
   if (weight_generations_ > 2) state.previous = weights_after(step == 0 ? 0 : step - 1);
+  for (int64_t shard = 0; shard < std::ssize(plan_.residual_offsets); ++shard) {
+    state.residuals.push_back(residual_after(step, shard));
+  }
   return state;
 }
 
@@ -79,6 +89,7 @@ CheckpointState Segment::copy_to_snapshot(const CheckpointState& state) const {
   copied.weights = copy(state.weights);
   for (const float*& moment : copied.moments) moment = copy(moment);
   copied.previous = copy(state.previous);
+  for (const float*& residual : copied.residuals) residual = copy(residual);
   return copied;
 }
 

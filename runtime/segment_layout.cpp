@@ -79,6 +79,18 @@ void plan_gradients(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& pl
   plan.gradients = cursor.since(begin);
 }
 
+void plan_residuals(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& plan) {
+  const uint64_t begin = cursor.take(0, kPageBytes);
+  for (int rank = 0; rank < inputs.ranks && inputs.residuals; ++rank) {
+    const uint64_t first = cursor.take(0, kPageBytes);
+    for (int64_t i = deal(rank, inputs.ranks, inputs.shards).count(); i > 0; --i) {
+      plan.residual_offsets.push_back(cursor.take(2 * plan.state_array_bytes, kPageBytes));
+    }
+    plan.homes.push_back({cursor.since(first), rank});
+  }
+  plan.residuals = cursor.since(begin);
+}
+
 void plan_data(const DatasetInfo& info, Cursor& cursor, SegmentPlan& plan) {
   const auto array = [&](uint64_t bytes) {
     return cursor.take(kDatasetHeadroom + bytes, 64) + kDatasetHeadroom;
@@ -121,6 +133,7 @@ SegmentPlan plan_segment(const SegmentInputs& inputs) {
   plan_rings(inputs, cursor, plan);
   plan_state(inputs, cursor, plan);
   plan_gradients(inputs, cursor, plan);
+  plan_residuals(inputs, cursor, plan);
   const uint64_t snapshot = cursor.take(0, kPageBytes);
   cursor.take(inputs.snapshot_arrays() * plan.state_array_bytes, kPageBytes);
   plan.snapshot = cursor.since(snapshot);
@@ -142,6 +155,9 @@ SegmentPlan plan_segment(const SegmentInputs& inputs) {
   }
   plan.parts.push_back({inputs.gradient_sets() == 1 ? "gradients, all ranks" : "gradients, all ranks, 2 sets",
                         plan.gradients.bytes});
+  if (inputs.residuals) {
+    plan.parts.push_back({"residuals of shards, 2 generations", plan.residuals.bytes});
+  }
   if (inputs.snapshot) plan.parts.push_back({"snapshot for checkpoints", plan.snapshot.bytes});
   plan.parts.push_back({"images and labels", plan.data.bytes});
   return plan;

@@ -7,8 +7,10 @@
 //              rank's    any        receiver's  a slice's pages on    rank's node             all nodes of
 //              node      node       node        its owner's node                              ranks in turn
 //
-// With --clip there is a section of norms behind the versions (norm_meeting.h). Where checkpoints are made
-// during the run there is a snapshot behind the gradients: the arrays of one generation. There are 0, 1 or 2
+// With --clip there is a section of norms behind the versions (norm_meeting.h). With --compress topk
+// --compress-where all there are residuals behind the gradients: 2 generations for each shard, on the node of
+// the rank that computes it. Where checkpoints are made during the run there is a snapshot behind them: the
+// arrays of one generation. There are 0, 1 or 2
 // arrays of moments. With --staleness 1 there is a third generation of weights behind the two of weights and
 // moments, and gradients have two sets of buffers, not one.
 //
@@ -31,7 +33,7 @@
 namespace annulus {
 
 inline constexpr uint64_t kSegmentMagic = 0x31'53'55'4c'55'4e'4e'41;  // "ANNULUS1" in memory order
-inline constexpr uint32_t kSegmentVersion = 5;
+inline constexpr uint32_t kSegmentVersion = 6;
 inline constexpr int64_t kPageBytes = 4096;
 
 struct Section {
@@ -50,7 +52,7 @@ struct SegmentHeader {
   uint32_t state_arrays;        // of one generation: weights, and 0, 1 or 2 arrays of moments
   uint32_t weight_generations;  // step k's update writes weights k modulo this, and moments k modulo 2
   uint32_t gradient_sets;       // step k's gradients are in set k modulo this
-  Section rank_parts, versions, norms, rings, state, gradients, snapshot, data;
+  Section rank_parts, versions, norms, rings, state, gradients, residuals, snapshot, data;
 
   alignas(kRankSpacing) WaitControl wait;
 
@@ -82,14 +84,15 @@ static_assert(alignof(SegmentHeader) == kRankSpacing);
 
 enum class RankState : uint32_t { kStarting = 0, kReady, kTraining, kFinished, kFailed };
 
-// Written by its rank alone, save the doorbells; in a recovery, while all ranks stand still, by the launcher.
+// Written by its rank alone, save the doorbells and `life`; in a recovery, while all ranks stand still, by
+// the launcher.
 struct RankPart {
   RankControl control;
   RankControl comm_control;  // of its communication thread, if it has one
 
   std::atomic<RankState> state;
   std::atomic<uint32_t> pid;
-  std::atomic<uint32_t> life;                        // ends with the process (launcher/death_watch.h)
+  std::atomic<uint32_t> life;  // launcher: 0 before each fork; rank: tied; kernel: ended
   std::atomic<uint64_t> arena_address, arena_bytes;  // private memory, for reading back where its pages lie
   std::atomic<uint32_t> step;                        // that it is in, or was in last
   std::atomic<int64_t> held_ns;                      // waited for copies of generations
@@ -124,6 +127,7 @@ struct SegmentInputs {
   int staleness = 0;        // 1: an update goes on while the next step computes
   int waiting_threads = 1;  // of each rank; 2: exchanges have threads of their own
   bool norms = false;       // whether ranks meet for the norm of the gradient
+  bool residuals = false;   // whether shards keep what top-k has not sent
   bool snapshot = false;    // whether checkpoints are made during the run
   DatasetInfo dataset;
 
@@ -133,13 +137,16 @@ struct SegmentInputs {
   int gradient_sets() const { return 1 + staleness; }
   int all_state_arrays() const { return 2 * state_arrays + staleness; }
   // What goes on from a step needs: weights, moments, and with staleness the weights before.
-  int snapshot_arrays() const { return snapshot ? state_arrays + staleness : 0; }
+  int snapshot_arrays() const {
+    return snapshot ? state_arrays + staleness + static_cast<int>(residual_arrays()) : 0;
+  }
+  int64_t residual_arrays() const { return residuals ? shards : 0; }  // of one generation
 
   ExchangePlan exchange() const { return {algorithm, ranks, shards, buckets.extents, domains}; }
 };
 
 struct SegmentPlan {
-  Section rank_parts, versions, norms, rings, state, gradients, snapshot, data;
+  Section rank_parts, versions, norms, rings, state, gradients, residuals, snapshot, data;
   uint64_t bytes = 0;
 
   uint64_t rank_part_stride = 0;
@@ -149,6 +156,7 @@ struct SegmentPlan {
   uint64_t gradient_buffer_bytes = 0;
   std::vector<int> gradient_buffers;       // per rank, in each set
   std::vector<uint64_t> gradient_offsets;  // per rank: bytes from the segment's start
+  std::vector<uint64_t> residual_offsets;  // per shard, of its two generations: likewise
   uint64_t train_images = 0, train_labels = 0, test_images = 0,
            test_labels = 0;  // bytes from the segment's start
 

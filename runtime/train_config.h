@@ -53,6 +53,9 @@ struct TrainConfig {
   double bucket_mb = 25;
   std::string comm_thread = "auto";  // auto, inline, sibling, or a list of CPUs like "2,3"
   int staleness = 0;                 // 1: gradients are those of the weights one update back
+  std::string compress = "none";     // none, fp16, bf16, topk
+  std::optional<double> ratio;       // of topk: share of a weight's gradient that is sent; absent: kRatio
+  std::string compress_where = "bridge";  // between hosts alone; all: of every shard
 
   // Around the run.
   std::string run_dir;            // empty: runs/<date>-<model> below the working directory
@@ -70,6 +73,9 @@ struct TrainConfig {
 inline constexpr int64_t kDecayEvery = 30;
 inline constexpr double kDecayFactor = 0.1;
 
+// Usual value of --ratio.
+inline constexpr double kRatio = 0.01;
+
 // With workers and shards as numbers.
 inline TrainConfig resolved(TrainConfig config, int workers) {
   config.workers = workers;
@@ -81,6 +87,16 @@ inline TrainConfig resolved(TrainConfig config, int workers) {
 // Whether checkpoints are made while the run goes on, not only when it ends.
 inline bool makes_checkpoints(const TrainConfig& config) {
   return config.checkpoint_every > 0 || config.checkpoint_epochs > 0 || config.checkpoint_minutes > 0;
+}
+
+// Whether gradients are compressed inside the box, as if each shard were a host of its own.
+inline bool compresses_shards(const TrainConfig& config) {
+  return config.compress != "none" && config.compress_where == "all";
+}
+
+// Whether what top-k has not sent of a shard's gradient is kept for the next step.
+inline bool keeps_residuals(const TrainConfig& config) {
+  return compresses_shards(config) && config.compress == "topk";
 }
 
 inline bool uses_momentum(const TrainConfig& config) {

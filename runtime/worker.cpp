@@ -35,6 +35,8 @@ Worker::Worker(const RunPlan& run, const Segment& segment, int rank, std::functi
       waiter_(header_.wait, segment.controls(), rank, run.waiting),
       sum_plan_(run.segment_inputs().exchange().rank_sum(rank)),
       data_(segment.data(run.dataset)),
+      shards_(deal(rank, run.config.workers, run.config.shards)),
+      compression_(run.config, run.network, run.buckets),
       attempt_(left) {
   update_stores_.moments = store_of_moments(run.buckets.elements);
 }
@@ -117,6 +119,12 @@ void Worker::prepare() {
   populate(segment_.base() + plan.state.offset, plan.state.bytes, beat);
   populate(segment_.gradients(rank_, 0),
            header_.gradient_sets * plan.gradient_buffers[rank_] * plan.gradient_buffer_bytes, beat);
+  if (keeps_residuals(run_.config)) {
+    const uint64_t both = 2 * plan.state_array_bytes;
+    for (int64_t shard = shards_.begin; shard < shards_.end; ++shard) {
+      populate(segment_.residual_after(0, shard), both, beat);
+    }
+  }
   populate(segment_.base(), plan.state.offset, beat);  // header, ranks, versions, rings
 }
 
@@ -171,7 +179,7 @@ void Worker::write_initial_state() {
   const uint32_t step = run_.initial_step();
   if (run_.resumed) {
     for (const CheckpointTensor& tensor : run_.checkpoint.tensors) {
-      if (float* const array = restored_array(tensor.array)) {
+      if (float* const array = restored_array(tensor)) {
         write(tensor.parameter, array,
               [&](std::vector<float>& to) { run_.resumed->restore(tensor, to.data()); });
       }
@@ -188,9 +196,9 @@ void Worker::write_initial_state() {
 }
 
 // Where this array of a checkpoint goes; null: nowhere.
-float* Worker::restored_array(StateArray array) const {
+float* Worker::restored_array(const CheckpointTensor& tensor) const {
   const uint32_t step = run_.initial_step();
-  switch (array) {
+  switch (tensor.array) {
     case StateArray::kCount:
       return nullptr;
     case StateArray::kWeights:
@@ -201,6 +209,8 @@ float* Worker::restored_array(StateArray array) const {
       return segment_.moments_after(step, 1);
     case StateArray::kPrevious:
       return step == 0 ? nullptr : segment_.weights_after(step - 1);
+    case StateArray::kResidual:
+      return segment_.residual_after(step, tensor.shard);
   }
   return nullptr;
 }
@@ -217,9 +227,8 @@ bool Worker::step(uint32_t step) {
   bool unseen = true;  // whether others' updates of the weights may be missing yet
   LossSum loss;
 
-  const ShardRange shards = deal(rank_, run_.config.workers, run_.config.shards);
-  for (int64_t shard = shards.begin; shard < shards.end; ++shard) {
-    const bool first = shard == shards.begin, last = shard + 1 == shards.end;
+  for (int64_t shard = shards_.begin; shard < shards_.end; ++shard) {
+    const bool first = shard == shards_.begin, last = shard + 1 == shards_.end;
     const ShardRange part = deal(shard, run_.config.shards, images.count);
     const bool empty = part.count() == 0;
     if (!empty) {
@@ -241,7 +250,7 @@ bool Worker::step(uint32_t step) {
                           .not_finite = loss.not_finite};
     }
     if (first && !delayed && !admit(step)) return false;
-    if (!backward(step, weights, sum_plan_.shards[shard - shards.begin], empty, last)) return false;
+    if (!backward(step, weights, shard, empty, last)) return false;
   }
   // Evaluation is of all updates.
   if (!delayed || evaluates_after(images)) finish_update();
@@ -384,9 +393,8 @@ void Worker::forward(const float* weights, uint32_t version, bool wait_for_updat
   }
 }
 
-bool Worker::backward(uint32_t step, const float* weights, const RankSum::Shard& shard, bool empty,
-                      bool last) {
-  float* into = gradients(step, shard.buffer);
+bool Worker::backward(uint32_t step, const float* weights, int64_t shard, bool empty, bool last) {
+  float* into = gradients(step, sum_plan_.shards[shard - shards_.begin].buffer);
   if (empty) std::fill_n(into, run_.buckets.elements, 0.0f);
   int next_bucket = 0;
   for (int stage = run_.network.stage_count() - 1; stage >= 0; --stage) {
@@ -407,9 +415,13 @@ bool Worker::backward(uint32_t step, const float* weights, const RankSum::Shard&
   return true;
 }
 
-void Worker::finish_bucket(uint32_t step, int bucket, const RankSum::Shard& shard, bool last) {
+void Worker::finish_bucket(uint32_t step, int bucket, int64_t shard, bool last) {
   const BucketExtent& extent = run_.buckets.extents[bucket];
-  for (const RankSum::Add& sum : shard.adds) {
+  const RankSum::Shard& sums = sum_plan_.shards[shard - shards_.begin];
+  // Step `step` has been admitted, so nobody needs the residuals of the step before the last any more.
+  compression_.apply(bucket, gradients(step, sums.buffer), segment_.residual_after(step - 1, shard),
+                     segment_.residual_after(step, shard));
+  for (const RankSum::Add& sum : sums.adds) {
     float* into = gradients(step, sum.into) + extent.offset;
     add(extent.blocks * kBlockElements, into, gradients(step, sum.from) + extent.offset, into);
   }

@@ -17,6 +17,7 @@
 #include "kernels/network.h"
 #include "runtime/arena.h"
 #include "runtime/data_order.h"
+#include "runtime/gradient_compression.h"
 #include "runtime/optimizer_step.h"
 #include "runtime/recovery.h"
 #include "runtime/run_plan.h"
@@ -73,19 +74,19 @@ class Worker {
   void enter(RankState state);
   ShardRange own_part(int parameter) const;
   void write_initial_state();
-  float* restored_array(StateArray array) const;
+  float* restored_array(const CheckpointTensor& tensor) const;
   // Each returns false where the run had ended with the step before.
   bool step(uint32_t step);
   bool admit(uint32_t step);
   void settle_checkpoint(uint32_t step);
   void end_exchange();
-  bool backward(uint32_t step, const float* weights, const RankSum::Shard& shard, bool empty, bool last);
+  bool backward(uint32_t step, const float* weights, int64_t shard, bool empty, bool last);
   void evaluate_after(uint32_t step);  // if an evaluation is due
   bool evaluates_after(const StepImages& images) const;
   void progress();
   void finish_update();
   void forward(const float* weights, uint32_t version, bool wait_for_updates);
-  void finish_bucket(uint32_t step, int bucket, const RankSum::Shard& shard, bool last);
+  void finish_bucket(uint32_t step, int bucket, int64_t shard, bool last);
   float* gradients(uint32_t step, int buffer) const;
   StateArrays state_after(uint32_t step) const;
   int64_t exchange_ns() const { return exchange_->counts().busy_ns + waiter_.waited_ns(); }
@@ -105,6 +106,8 @@ class Worker {
   RankSum sum_plan_;
   DatasetView data_;
   std::vector<std::vector<int>> buckets_by_stage_;
+  const ShardRange shards_;  // that this rank computes
+  GradientCompression compression_;
 
   std::unique_ptr<Network> network_;
   Arena arena_;

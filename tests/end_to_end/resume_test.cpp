@@ -57,6 +57,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Kind{"Bf16BatchNorm", {"--model", "net.yaml", "--precision", "bf16"}},
                       Kind{"Staleness", {"--staleness", "1"}}, Kind{"Clip", {"--clip", "0.1"}},
                       Kind{"StalenessClipAdam", {"--staleness", "1", "--clip", "0.1", "--optimizer", "adam"}},
+                      Kind{"TopK", {"--compress", "topk", "--compress-where", "all"}},
                       Kind{"BatchNormStaleness", {"--model", "net.yaml", "--staleness", "1"}},
                       Kind{"Schedule", {"--schedule", "step", "--decay-every", "1", "--warmup", "14"}},
                       Kind{"AugmentDrop",

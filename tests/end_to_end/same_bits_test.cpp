@@ -65,7 +65,7 @@ TEST_F(SameBits, ALastBatchSmallerThanTheShardsIsTheSameOnAnyNumberOfWorkers) {
   EXPECT_NE(weights(with(kept, {"--workers", "2", "--last-batch", "drop"})), checksum);
 }
 
-TEST_F(SameBits, EveryOptimizerAndAugmentationIsTheSameOnAnyNumberOfWorkers) {
+TEST_F(SameBits, EveryOptimizerAugmentationAndCompressionIsTheSameOnAnyNumberOfWorkers) {
   const std::vector<Words> ways = {
       {"--optimizer", "sgd"},
       {"--optimizer", "momentum", "--weight-decay", "0.01"},
@@ -74,6 +74,10 @@ TEST_F(SameBits, EveryOptimizerAndAugmentationIsTheSameOnAnyNumberOfWorkers) {
       {"--optimizer", "adam"},
       {"--optimizer", "adamw", "--beta2", "0.99"},
       {"--optimizer", "momentum", "--bucket-mb", "0.25"},
+      {"--compress", "fp16", "--compress-where", "all"},
+      {"--compress", "bf16", "--compress-where", "all"},
+      {"--compress", "topk", "--compress-where", "all"},
+      {"--compress", "topk", "--compress-where", "all", "--ratio", "0.1"},
   };
   std::set<std::string> checksums;
   for (const Words& way : ways) {

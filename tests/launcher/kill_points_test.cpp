@@ -90,6 +90,12 @@ constexpr TinyWay kWithCheckpoints[] = {
        config.checkpoint_every = 2;
        config.staleness = 1;
      }},
+    {"top_k", 2,
+     [](TrainConfig& config) {
+       config.checkpoint_every = 2;
+       config.compress = "topk";
+       config.compress_where = "all";
+     }},
 };
 INSTANTIATE_TEST_SUITE_P(WithCheckpoints, KillPoints, testing::ValuesIn(kWithCheckpoints), name_of_way);
 
@@ -159,6 +165,25 @@ TEST_P(KillPoints, two_deaths_at_once_leave_the_bits_alone) {
       if (HasFailure()) return;
     }
   }
+}
+
+// The others do not wait until the dead is gone: here it is only after its deadline.
+TEST(EarlyNotice, others_stand_still_while_the_dead_is_not_gone_yet) {
+  TrainConfig config = tiny_config(kTinyWays[0]);
+  config.deadline = 2;
+  const Machine machine = Machine::this_machine();
+  const Job job = plan_tiny_run(config, machine);
+  const uint64_t undisturbed = run_job(job, machine, JobObserver(), now_ns()).checksum;
+  plan_deaths({{.rank = 1, .point = ProtocolPoint::kForward, .visit = 5, .lingers = true}});
+  std::vector<RecoveryReport> reports;
+  JobObserver observer;
+  observer.recovered = [&](const RecoveryReport& report) { reports.push_back(report); };
+  const JobOutcome outcome = run_job(job, machine, observer, now_ns());
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.failure;
+  EXPECT_EQ(outcome.checksum, undisturbed);
+  ASSERT_EQ(reports.size(), 1U);
+  EXPECT_LE(reports[0].known_ns, reports[0].parked_ns);
+  EXPECT_GE(reports[0].released_ns - reports[0].parked_ns, 1'000'000'000);
 }
 
 }  // namespace

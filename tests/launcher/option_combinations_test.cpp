@@ -110,6 +110,30 @@ TEST(Options, OnlyTheScheduleStepHasDrops) {
             "--decay-factor 0.5: --schedule constant has no drops; leave it out, or give --schedule step");
 }
 
+TEST(Options, OnlyTopKHasARatio) {
+  EXPECT_EQ(train({"--compress", "topk"}).ratio, 0.01);
+  const TrainConfig given = train({"--compress", "topk", "--ratio", "0.1", "--compress-where", "all"});
+  EXPECT_EQ(given.ratio, 0.1);
+  EXPECT_TRUE(check_combinations(given, 1).empty());
+  const ConfigFile saved(to_yaml(given));
+  EXPECT_EQ(to_yaml(train({"--config", saved.path()})), to_yaml(given));
+  EXPECT_TRUE(check_combinations(train({"--config", saved.path(), "--compress", "none"}), 1).empty());
+  const auto refused = [](const Words& words) {
+    return refusal([&] { check_combinations(train(words), 1); });
+  };
+  EXPECT_EQ(refused({"--ratio", "0.1"}),
+            "--ratio 0.1: --compress none has none; leave it out, or give --compress topk");
+  EXPECT_EQ(refused({"--compress", "fp16", "--ratio", "0.1"}),
+            "--ratio 0.1: --compress fp16 has none; leave it out, or give --compress topk");
+  EXPECT_NE(refused({"--compress", "topk", "--compress-where", "all", "--staleness", "1"}), "(accepted)");
+}
+
+TEST(Options, CompressionBetweenHostsSaysThatThereIsOneBox) {
+  const std::vector<std::string> notes = check_combinations(train({"--compress", "topk"}), 2);
+  ASSERT_EQ(notes.size(), 1U);
+  EXPECT_EQ(notes[0].substr(0, 43), "--compress topk: nothing is compressed, sin") << notes[0];
+}
+
 TEST(Options, AccumulateIsAnotherWayToSayShards) {
   const TrainConfig config = train({"--accumulate", "4"});
   EXPECT_EQ(config.accumulate, 4);

@@ -39,6 +39,12 @@ inline constexpr TinyWay kTinyWays[] = {
        config.optimizer = "adam";
        config.momentum = 0;
      }},
+    {"top_k", 2,
+     [](TrainConfig& config) {
+       config.compress = "topk";
+       config.ratio = 0.1;
+       config.compress_where = "all";
+     }},
 };
 
 inline std::string name_of_way(const testing::TestParamInfo<TinyWay>& info) { return info.param.name; }

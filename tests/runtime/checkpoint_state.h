@@ -29,6 +29,8 @@ struct StateOfRun {
         return moments[1].data();
       case StateArray::kPrevious:
         return previous.data();
+      case StateArray::kResidual:
+        return nullptr;  // its plans keep none
     }
     return nullptr;
   }

@@ -13,7 +13,7 @@ namespace annulus {
 namespace {
 
 SegmentInputs inputs_for(Algorithm algorithm, int ranks, int64_t shards, int state_arrays = 2,
-                         int domains = 1, int staleness = 0, bool norms = false) {
+                         int domains = 1, int staleness = 0, bool norms = false, bool residuals = false) {
   return {
       .ranks = ranks,
       .shards = shards,
@@ -23,6 +23,7 @@ SegmentInputs inputs_for(Algorithm algorithm, int ranks, int64_t shards, int sta
       .state_arrays = state_arrays,
       .staleness = staleness,
       .norms = norms,
+      .residuals = residuals,
       .dataset = describe_synthetic({1, 7, 9}, 10, 1001, 33)};
 }
 
@@ -34,18 +35,19 @@ struct Case {
   int domains = 1;
   int staleness = 0;
   bool norms = false;
+  bool residuals = false;
 };
 
 class SegmentLayoutOf : public testing::TestWithParam<Case> {
  protected:
   const SegmentInputs inputs =
       inputs_for(GetParam().algorithm, GetParam().ranks, GetParam().shards, GetParam().state_arrays,
-                 GetParam().domains, GetParam().staleness, GetParam().norms);
+                 GetParam().domains, GetParam().staleness, GetParam().norms, GetParam().residuals);
   const SegmentPlan plan = plan_segment(inputs);
 
   std::vector<Section> sections() const {
-    return {{0, kPageBytes}, plan.rank_parts, plan.versions,  plan.norms,
-            plan.rings,      plan.state,      plan.gradients, plan.data};
+    return {{0, kPageBytes}, plan.rank_parts, plan.versions,  plan.norms, plan.rings,
+            plan.state,      plan.gradients,  plan.residuals, plan.data};
   }
   // The rank whose home holds all of these bytes; -2 where none does.
   int home_of(uint64_t offset, uint64_t bytes) const {
@@ -173,12 +175,13 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{Algorithm::kHierarchical, 32, 64, 2, 8}, Case{Algorithm::kDirect, 2, 2, 2, 1, 1},
                     Case{Algorithm::kRing, 3, 12, 1, 1, 1}, Case{Algorithm::kDirect, 2, 4, 3},
                     Case{Algorithm::kDirect, 3, 7, 2, 1, 0, true},
-                    Case{Algorithm::kRing, 40, 40, 2, 1, 1, true}, Case{Algorithm::kDirect, 3, 3, 3, 1, 1}),
+                    Case{Algorithm::kRing, 40, 40, 2, 1, 1, true}, Case{Algorithm::kDirect, 3, 3, 3, 1, 1},
+                    Case{Algorithm::kDirect, 3, 7, 2, 1, 0, false, true}),
     [](const auto& info) {
-      return fmt::format("{}_{}_ranks_{}_shards_{}_arrays_{}_domains_staleness_{}{}",
+      return fmt::format("{}_{}_ranks_{}_shards_{}_arrays_{}_domains_staleness_{}{}{}",
                          to_string(info.param.algorithm), info.param.ranks, info.param.shards,
                          info.param.state_arrays, info.param.domains, info.param.staleness,
-                         info.param.norms ? "_norms" : "");
+                         info.param.norms ? "_norms" : "", info.param.residuals ? "_residuals" : "");
     });
 
 TEST(SegmentLayout, has_room_for_norms_only_where_they_are_asked_for) {

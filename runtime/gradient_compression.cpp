@@ -1,0 +1,56 @@
+#include "runtime/gradient_compression.h"
+
+#include <algorithm>
+
+#include "telemetry/check.h"
+
+namespace annulus {
+namespace {
+
+constexpr int64_t kPortion = 4096;  // elements that are rounded at a time, so that they stay in the cache
+
+}  // namespace
+
+GradientCompression::GradientCompression(const TrainConfig& config, const NetworkPlan& network,
+                                         const BucketPlan& buckets)
+    : parts_(buckets.extents.size()) {
+  if (!compresses_shards(config)) return;
+  if (config.compress == "fp16") rounded_ = DataType::kF16;
+  if (config.compress == "bf16") rounded_ = DataType::kBf16;
+  narrow_.resize(kPortion * sizeof(uint16_t));
+  if (keeps_residuals(config)) top_k_.emplace();
+  for (int i = 0; i < std::ssize(network.parameters); ++i) {
+    const ParameterPlan& parameter = network.parameters[i];
+    if (is_statistic(parameter.role)) continue;
+    Part part{.offset = buckets.offsets[i], .elements = parameter.layout.padded_elements()};
+    if (top_k_) {
+      if (!has_residual(parameter.role)) continue;
+      part.sent = count_for(config.ratio.value_or(kRatio), parameter.layout.elements());
+    }
+    parts_[buckets.bucket_of[i]].push_back(part);
+  }
+}
+
+void GradientCompression::apply(int bucket, float* gradient, const float* residual, float* new_residual) {
+  for (const Part& part : parts_[bucket]) {
+    float* const values = gradient + part.offset;
+    if (!top_k_) {
+      round(part.elements, values);
+      continue;
+    }
+    CHECK(residual != nullptr && new_residual != nullptr);
+    const SparseView sent =
+        top_k_->select(part.sent, part.elements, values, residual + part.offset, new_residual + part.offset);
+    write_dense(sent, part.elements, values);
+  }
+}
+
+void GradientCompression::round(int64_t n, float* values) {
+  for (int64_t begin = 0; begin < n; begin += kPortion) {
+    const int64_t count = std::min(kPortion, n - begin);
+    narrow(rounded_, count, values + begin, narrow_.data());
+    widen(rounded_, count, narrow_.data(), values + begin);
+  }
+}
+
+}  // namespace annulus
