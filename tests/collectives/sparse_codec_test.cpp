@@ -220,7 +220,8 @@ TEST(SparseCodec, every_truncation_and_every_extension_is_refused) {
   Random random(7);
   for (const SparseFormat format : kFormats) {
     for (const Sparse& sparse : {scattered(20'000, 0.02, random), scattered(3'000'000, 1e-4, random),
-                                 clustered(100'000, 0.01, random), with_values(9, {8}, random)}) {
+                                 clustered(100'000, 0.01, random), with_values(9, {8}, random),
+                                 with_values(4'000'000, {1'000'000, 2'000'000, 3'000'000}, random)}) {
       const Message message = encoded(sparse, format);
       for (size_t bytes = 0; bytes < message.size(); ++bytes) {
         const Message cut(message.begin(), message.begin() + bytes);
