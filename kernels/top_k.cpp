@@ -1,0 +1,253 @@
+// One pass adds, and collects as candidates all sums whose magnitude reaches a threshold. When there are many
+// more than k of them, all but the k largest are put back; what comes later must exceed the k-th of those, so
+// the threshold rises. That is exact from a threshold of 0, and from any other that k sums reach: where fewer
+// than k do, the candidates are put back and a second pass begins at 0.
+#include "kernels/top_k.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "telemetry/check.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/top_k.cpp"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+
+#include "kernels/elements-inl.h"
+
+#ifndef ANNULUS_KERNELS_TOP_K_ONCE
+#define ANNULUS_KERNELS_TOP_K_ONCE
+namespace annulus {
+
+inline constexpr uint32_t kNan = 0x7fc00000;
+inline constexpr int32_t kMagnitudeBits = 0x7fffffff;
+
+}  // namespace annulus
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace annulus::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Where the magnitude is at least the threshold. As integers absolute values are not negative.
+template <class D>
+HWY_INLINE hn::Mask<D> reaches(D d, hn::Vec<D> v, int32_t threshold) {
+  const hn::RebindToSigned<D> bits;
+  return hn::RebindMask(d, hn::Gt(hn::BitCast(bits, hn::Abs(v)), hn::Set(bits, threshold - 1)));
+}
+
+// Writes the lanes of the mask side by side, and anything after them, up to a vector in all. Returns how many
+// they are. (CompressStore would write no more, in microcode on AMD's Zen 4: some ten times slower.)
+template <class D>
+HWY_INLINE int64_t pack(D d, hn::Mask<D> mask, hn::Vec<D> values, hn::Vec<hn::RebindToUnsigned<D>> indices,
+                        float* to_values, uint32_t* to_indices) {
+  const hn::RebindToUnsigned<D> du;
+  hn::StoreU(hn::Compress(values, mask), d, to_values);
+  hn::StoreU(hn::Compress(indices, hn::RebindMask(du, mask)), du, to_indices);
+  return static_cast<int64_t>(hn::CountTrue(d, mask));
+}
+
+// new_residual[i] = the sum, or 0 where the sum reaches the threshold and becomes a candidate of index
+// first + i. Without a gradient the sums are the residual. Returns how many candidates there are.
+int64_t collect_block(int64_t first, int64_t n, const float* gradient, const float* residual,
+                      float* new_residual, int32_t threshold, float* values, uint32_t* indices) {
+  int64_t count = 0;
+  for_each_vector(n, [&](auto d, int64_t i) {
+    const hn::RebindToUnsigned<decltype(d)> du;
+    auto sum = hn::LoadU(d, residual + i);
+    if (gradient != nullptr) sum = hn::Add(hn::LoadU(d, gradient + i), sum);
+    sum = hn::IfThenElse(hn::IsNaN(sum), hn::BitCast(d, hn::Set(du, kNan)), sum);
+    const auto candidate = reaches(d, sum, threshold);
+    hn::StoreU(hn::IfThenZeroElse(candidate, sum), d, new_residual + i);
+    const auto index = hn::Iota(du, static_cast<uint32_t>(first + i));
+    count += pack(d, candidate, sum, index, values + count, indices + count);
+  });
+  return count;
+}
+
+// Of candidates [begin, end), moves those that reach the threshold to `kept` and on, which is at most
+// `begin`; puts the others back. Returns where those that were moved end.
+int64_t keep(int32_t threshold, int64_t begin, int64_t end, int64_t kept, float* values, uint32_t* indices,
+             float* new_residual) {
+  for_each_vector(end - begin, [&](auto d, int64_t i) {
+    const hn::RebindToUnsigned<decltype(d)> du;
+    const auto v = hn::LoadU(d, values + begin + i);
+    const auto index = hn::LoadU(du, indices + begin + i);
+    const auto large = reaches(d, v, threshold);
+    kept += pack(d, large, v, index, values + kept, indices + kept);
+
+    float back[16];
+    uint32_t place[16];
+    const int64_t count = pack(d, hn::Not(large), v, index, back, place);
+    for (int64_t j = 0; j < count; ++j) new_residual[place[j]] = back[j];
+  });
+  return kept;
+}
+
+// Those of n values whose magnitude is within [low, end), in order; `to` may be `from`. Returns how many.
+int64_t within(int32_t low, int32_t end, int64_t n, const float* from, float* to) {
+  int64_t count = 0;
+  for_each_vector(n, [&](auto d, int64_t i) {
+    const auto v = hn::LoadU(d, from + i);
+    const auto mask = hn::And(reaches(d, v, low), hn::Not(reaches(d, v, end)));
+    hn::StoreU(hn::Compress(v, mask), d, to + count);
+    count += static_cast<int64_t>(hn::CountTrue(d, mask));
+  });
+  return count;
+}
+
+}  // namespace annulus::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace annulus {
+
+HWY_EXPORT(collect_block);
+HWY_EXPORT(keep);
+HWY_EXPORT(within);
+
+namespace {
+
+// Elements between two looks at how many candidates there are.
+constexpr int64_t kBlock = 1024;
+constexpr int64_t kMostLanes = 16;
+
+// A guess is that much below the last k-th magnitude: 1/16 of an octave, 3 to 6 %.
+constexpr int32_t kGuessMargin = 1 << 19;
+
+int32_t magnitude(float x) { return std::bit_cast<int32_t>(x) & kMagnitudeBits; }
+
+// The k-th largest magnitude of some values.
+struct Cut {
+  int32_t magnitude;
+  int64_t equal;  // how many have it
+  int64_t kept;   // how many of those are among the k largest, at least 1
+};
+
+// Digit by digit from the top, each among the values that have the digits before. 1 <= k <= n; `scratch` has
+// space for n values and a vector.
+Cut find_cut(int64_t k, int64_t n, const float* values, float* scratch) {
+  constexpr int kDigits = 1 << 11;
+  int32_t above = 0;  // the digits so far
+  for (int shift = 20;; shift -= 10) {
+    // Neighbours often have the same digit, and an addition would wait for the one before: so in turns.
+    uint32_t counts[4][kDigits] = {};
+    const auto digit_of = [&](int64_t i) { return (magnitude(values[i]) - above) >> shift; };
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+      for (int turn = 0; turn < 4; ++turn) ++counts[turn][digit_of(i + turn)];
+    }
+    for (; i < n; ++i) ++counts[0][digit_of(i)];
+
+    int digit = kDigits;
+    int64_t equal = 0;
+    do {
+      k -= equal;
+      --digit;
+      equal = int64_t{counts[0][digit]} + counts[1][digit] + counts[2][digit] + counts[3][digit];
+    } while (k > equal);
+    above |= digit << shift;
+    if (shift == 0) return {above, equal, k};
+
+    n = HWY_DYNAMIC_DISPATCH(within)(above, above + (1 << shift), n, values, scratch);
+    values = scratch;
+  }
+}
+
+}  // namespace
+
+int64_t count_for(double ratio, int64_t n) {
+  CHECK(ratio > 0 && ratio <= 1 && n >= 0, "ratio {}, n {}", ratio, n);
+  // The ratio and the product are each off by up to 2^-53 of themselves.
+  const double count = std::ceil(ratio * static_cast<double>(n) * (1 - 0x1p-51));
+  return std::clamp(static_cast<int64_t>(count), std::min<int64_t>(n, 1), n);
+}
+
+TopK::TopK(int64_t k) : k_(k) { CHECK(k >= 1, "k = {}", k); }
+
+SparseView TopK::select(int64_t n, const float* gradient, const float* residual, float* new_residual) {
+  CHECK(n >= 0 && n <= int64_t{1} << 32, "n = {}", n);
+  const int64_t k = std::min(k_, n);
+  if (k == 0) return {};
+
+  // At least k and two blocks: after a pruning there is space for the next block.
+  const int64_t capacity = std::min(2 * k, n) + 2 * kBlock + kMostLanes;
+  values_.resize(capacity);
+  indices_.resize(capacity);
+  scratch_.resize(capacity);
+
+  collect(n, gradient, residual, new_residual, guess_);
+  if (count_ < k) {
+    for (int64_t i = 0; i < count_; ++i) new_residual[indices_[i]] = values_[i];
+    collect(n, nullptr, new_residual, new_residual, 0);
+  }
+  guess_ = std::max(prune(k, new_residual) - kGuessMargin, 0);
+  return {{indices_.data(), static_cast<size_t>(k)}, {values_.data(), static_cast<size_t>(k)}};
+}
+
+// Candidates are all sums that reach the threshold, or at least the k largest of them where there are more.
+void TopK::collect(int64_t n, const float* gradient, const float* residual, float* new_residual,
+                   int32_t threshold) {
+  const int64_t k = std::min(k_, n), most = std::min(2 * k, n) + 2 * kBlock;
+  count_ = 0;
+  for (int64_t first = 0; first < n; first += kBlock) {
+    // As later sums have higher indices, they must be larger than those that are kept.
+    if (count_ + kBlock > most) threshold = prune(k, new_residual) + 1;
+    count_ += HWY_DYNAMIC_DISPATCH(collect_block)(
+        first, std::min(kBlock, n - first), gradient == nullptr ? nullptr : gradient + first,
+        residual + first, new_residual + first, threshold, values_.data() + count_, indices_.data() + count_);
+  }
+}
+
+// Puts all but the k largest candidates back. Returns the magnitude of the smallest that is left.
+int32_t TopK::prune(int64_t k, float* new_residual) {
+  const Cut cut = find_cut(k, count_, values_.data(), scratch_.data());
+  // Of those that equal the cut, the first ones are kept: up to `split`.
+  int64_t split = count_;
+  if (cut.kept < cut.equal) {
+    split = 0;
+    for (int64_t left = cut.kept; left > 0; ++split) left -= magnitude(values_[split]) == cut.magnitude;
+  }
+  int64_t kept = 0;
+  const auto keep_among = [&](int32_t threshold, int64_t begin, int64_t end) {
+    kept = HWY_DYNAMIC_DISPATCH(keep)(threshold, begin, end, kept, values_.data(), indices_.data(),
+                                      new_residual);
+  };
+  keep_among(cut.magnitude, 0, split);
+  keep_among(cut.magnitude + 1, split, count_);
+  count_ = kept;
+  CHECK(count_ == k, "{} candidates for k = {}", count_, k);
+  return cut.magnitude;
+}
+
+void write_dense(const SparseView& sent, int64_t n, float* out) {
+  std::fill_n(out, n, 0.0F);
+  for (size_t i = 0; i < sent.indices.size(); ++i) out[sent.indices[i]] = sent.values[i];
+}
+
+SparseVector top_k_reference(int64_t k, int64_t n, const float* gradient, const float* residual,
+                             float* new_residual) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float sum = gradient[i] + residual[i];
+    new_residual[i] = std::isnan(sum) ? std::bit_cast<float>(kNan) : sum;
+  }
+  SparseVector sent;
+  sent.indices.resize(n);
+  std::iota(sent.indices.begin(), sent.indices.end(), 0U);
+  std::stable_sort(sent.indices.begin(), sent.indices.end(), [&](uint32_t a, uint32_t b) {
+    return magnitude(new_residual[a]) > magnitude(new_residual[b]);
+  });
+  sent.indices.resize(std::min(k, n));
+  std::sort(sent.indices.begin(), sent.indices.end());
+  for (const uint32_t index : sent.indices) {
+    sent.values.push_back(new_residual[index]);
+    new_residual[index] = 0;
+  }
+  return sent;
+}
+
+}  // namespace annulus
+#endif  // HWY_ONCE

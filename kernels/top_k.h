@@ -1,0 +1,67 @@
+// Top-k sparsification of a gradient with error feedback (Stich et al., "Sparsified SGD with Memory", NeurIPS
+// 2018; Lin et al., "Deep Gradient Compression", ICLR 2018): of gradient + residual, the k elements of
+// largest magnitude are sent, and all others are the residual of the next step.
+//
+// Magnitudes are compared as the bits of the absolute value. So infinity is larger than all numbers, and NaN
+// larger than infinity: what is not finite is sent, where the others see it, and does not stay in a residual.
+// A sum that is NaN becomes the one NaN 0x7fc00000; so its bits do not depend on the instruction set either.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace annulus {
+
+// How many of n elements are sent: ceil(ratio * n), at least 1 and at most n; 0 of 0. The ratio is meant as
+// the decimal number it was written as: 0.1 of 10 is 1. Above 0, at most 1.
+int64_t count_for(double ratio, int64_t n);
+
+// Elements that are sent: places in ascending order, and what lies there.
+struct SparseView {
+  std::span<const uint32_t> indices;
+  std::span<const float> values;
+};
+
+// Selects from one tensor again and again: how large the k-th magnitude was the last time is a guess for the
+// next. A guess costs time where it is bad, and never changes a bit.
+class TopK {
+ public:
+  // k is at least 1.
+  explicit TopK(int64_t k);
+
+  // Of the n sums gradient[i] + residual[i], rounded to fp32, returns the min(k, n) of largest magnitude; of
+  // equal ones those of lowest index. new_residual[i] becomes +0 where i is sent and the sum where it is not:
+  // each sum is found in one of the two with all its bits. new_residual may be residual; otherwise no arrays
+  // overlap. No alignment is needed. n is at most 2^32.
+  //
+  // What is returned is valid until the next call. The same bits from every instruction set. Time is linear
+  // in n for any data; one pass where the guess is good.
+  SparseView select(int64_t n, const float* gradient, const float* residual, float* new_residual);
+
+ private:
+  void collect(int64_t n, const float* gradient, const float* residual, float* new_residual,
+               int32_t threshold);
+  int32_t prune(int64_t k, float* new_residual);
+
+  int64_t k_;
+  int32_t guess_ = 0;  // magnitude that at least k sums are hoped to reach
+  // Sums that may be among the k largest, in order of index. They are 0 in the new residual.
+  std::vector<float> values_;
+  std::vector<uint32_t> indices_;
+  int64_t count_ = 0;
+  std::vector<float> scratch_;
+};
+
+// out[i] = what is sent of element i, 0 where nothing is; n elements, all indices below n.
+void write_dense(const SparseView& sent, int64_t n, float* out);
+
+// The same as TopK::select with plain loops and a sort, with the same bits.
+struct SparseVector {
+  std::vector<uint32_t> indices;
+  std::vector<float> values;
+};
+SparseVector top_k_reference(int64_t k, int64_t n, const float* gradient, const float* residual,
+                             float* new_residual);
+
+}  // namespace annulus
