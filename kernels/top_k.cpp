@@ -1,14 +1,17 @@
 // One pass adds, and collects as candidates all sums whose magnitude reaches a threshold. When there are many
 // more than k of them, all but the k largest are put back; what comes later must exceed the k-th of those, so
-// the threshold rises. That is exact from a threshold of 0, and from any other that k sums reach: where fewer
-// than k do, the candidates are put back and a second pass begins at 0.
+// the threshold rises.
+//
+// That is exact from a threshold of 0, and from any other that k sums reach. So the pass begins with a guess
+// from a sample, as Deep Gradient Compression does, but never ends with one: where fewer than k sums reach
+// it, the candidates are put back and a second pass begins at 0.
 #include "kernels/top_k.h"
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <limits>
 #include <numeric>
+#include <random>
 
 #include "telemetry/check.h"
 
@@ -24,6 +27,9 @@ namespace annulus {
 
 inline constexpr uint32_t kNan = 0x7fc00000;
 inline constexpr int32_t kMagnitudeBits = 0x7fffffff;
+
+// hn::Iota would write one number after the other for each vector.
+alignas(64) inline constexpr uint32_t kLaneNumbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 }  // namespace annulus
 #endif
@@ -62,7 +68,7 @@ int64_t collect_block(int64_t first, int64_t n, const float* gradient, const flo
     sum = hn::IfThenElse(hn::IsNaN(sum), hn::BitCast(d, hn::Set(du, kNan)), sum);
     const auto candidate = reaches(d, sum, threshold);
     hn::StoreU(hn::IfThenZeroElse(candidate, sum), d, new_residual + i);
-    const auto index = hn::Iota(du, static_cast<uint32_t>(first + i));
+    const auto index = hn::Add(hn::Set(du, static_cast<uint32_t>(first + i)), hn::Load(du, kLaneNumbers));
     count += pack(d, candidate, sum, index, values + count, indices + count);
   });
   return count;
@@ -72,18 +78,25 @@ int64_t collect_block(int64_t first, int64_t n, const float* gradient, const flo
 // `begin`; puts the others back. Returns where those that were moved end.
 int64_t keep(int32_t threshold, int64_t begin, int64_t end, int64_t kept, float* values, uint32_t* indices,
              float* new_residual) {
+  // Put back many at a time: the branch of a short loop is hard to predict.
+  constexpr int64_t kMany = 256;
+  float back[kMany + 16];
+  uint32_t place[kMany + 16];
+  int64_t dropped = 0;
+  const auto put_back = [&] {
+    for (int64_t i = 0; i < dropped; ++i) new_residual[place[i]] = back[i];
+    dropped = 0;
+  };
   for_each_vector(end - begin, [&](auto d, int64_t i) {
     const hn::RebindToUnsigned<decltype(d)> du;
     const auto v = hn::LoadU(d, values + begin + i);
     const auto index = hn::LoadU(du, indices + begin + i);
     const auto large = reaches(d, v, threshold);
     kept += pack(d, large, v, index, values + kept, indices + kept);
-
-    float back[16];
-    uint32_t place[16];
-    const int64_t count = pack(d, hn::Not(large), v, index, back, place);
-    for (int64_t j = 0; j < count; ++j) new_residual[place[j]] = back[j];
+    dropped += pack(d, hn::Not(large), v, index, back + dropped, place + dropped);
+    if (dropped >= kMany) put_back();
   });
+  put_back();
   return kept;
 }
 
@@ -114,9 +127,10 @@ namespace {
 // Elements between two looks at how many candidates there are.
 constexpr int64_t kBlock = 1024;
 constexpr int64_t kMostLanes = 16;
+constexpr int64_t kMostSamples = 4096;
 
-// A guess is that much below the last k-th magnitude: 1/16 of an octave, 3 to 6 %.
-constexpr int32_t kGuessMargin = 1 << 19;
+// More than k by two blocks at least: after a pruning there is space for the next block.
+int64_t most_candidates(int64_t k, int64_t n) { return std::min(2 * k, n) + 2 * kBlock; }
 
 int32_t magnitude(float x) { return std::bit_cast<int32_t>(x) & kMagnitudeBits; }
 
@@ -157,6 +171,27 @@ Cut find_cut(int64_t k, int64_t n, const float* values, float* scratch) {
   }
 }
 
+// A magnitude that k of n sums are likely to reach, and not many more.
+int32_t guess_threshold(int64_t k, int64_t n, const float* gradient, const float* residual, float* scratch) {
+  // One of every so many elements, at a place that follows no period of the tensor's layout.
+  const int64_t samples = std::min<int64_t>(n / 512, kMostSamples);
+  if (samples == 0) return 0;
+  const int64_t stride = n / samples;
+  std::minstd_rand place;
+  for (int64_t j = 0; j < samples; ++j) {
+    const int64_t i = j * stride + static_cast<int64_t>(place()) % stride;
+    scratch[j] = gradient[i] + residual[i];
+  }
+  // How many of the samples are among the k largest has about the deviation of a Poisson variable: we allow
+  // for three of them.
+  const double expected = static_cast<double>(k) * static_cast<double>(samples) / static_cast<double>(n);
+  const auto rank = static_cast<int64_t>(expected + 3 * std::sqrt(expected)) + 1;
+  if (rank > samples) return 0;
+  std::nth_element(scratch, scratch + (rank - 1), scratch + samples,
+                   [](float a, float b) { return magnitude(a) > magnitude(b); });
+  return magnitude(scratch[rank - 1]);
+}
+
 }  // namespace
 
 int64_t count_for(double ratio, int64_t n) {
@@ -166,36 +201,33 @@ int64_t count_for(double ratio, int64_t n) {
   return std::clamp(static_cast<int64_t>(count), std::min<int64_t>(n, 1), n);
 }
 
-TopK::TopK(int64_t k) : k_(k) { CHECK(k >= 1, "k = {}", k); }
+SparseView TopK::select(int64_t k, int64_t n, const float* gradient, const float* residual,
+                        float* new_residual) {
+  CHECK((k >= 1 || n == 0) && k <= n && n <= int64_t{1} << 32, "k = {}, n = {}", k, n);
+  if (n == 0) return {};
 
-SparseView TopK::select(int64_t n, const float* gradient, const float* residual, float* new_residual) {
-  CHECK(n >= 0 && n <= int64_t{1} << 32, "n = {}", n);
-  const int64_t k = std::min(k_, n);
-  if (k == 0) return {};
-
-  // At least k and two blocks: after a pruning there is space for the next block.
-  const int64_t capacity = std::min(2 * k, n) + 2 * kBlock + kMostLanes;
-  values_.resize(capacity);
-  indices_.resize(capacity);
-  scratch_.resize(capacity);
-
-  collect(n, gradient, residual, new_residual, guess_);
+  const auto space = static_cast<size_t>(most_candidates(k, n) + kMostLanes);
+  if (space > values_.size()) {
+    values_.resize(space);
+    indices_.resize(space);
+    scratch_.resize(std::max<size_t>(space, kMostSamples));
+  }
+  collect(k, n, gradient, residual, new_residual, guess_threshold(k, n, gradient, residual, scratch_.data()));
   if (count_ < k) {
     for (int64_t i = 0; i < count_; ++i) new_residual[indices_[i]] = values_[i];
-    collect(n, nullptr, new_residual, new_residual, 0);
+    collect(k, n, nullptr, new_residual, new_residual, 0);
   }
-  guess_ = std::max(prune(k, new_residual) - kGuessMargin, 0);
+  prune(k, new_residual);
   return {{indices_.data(), static_cast<size_t>(k)}, {values_.data(), static_cast<size_t>(k)}};
 }
 
 // Candidates are all sums that reach the threshold, or at least the k largest of them where there are more.
-void TopK::collect(int64_t n, const float* gradient, const float* residual, float* new_residual,
+void TopK::collect(int64_t k, int64_t n, const float* gradient, const float* residual, float* new_residual,
                    int32_t threshold) {
-  const int64_t k = std::min(k_, n), most = std::min(2 * k, n) + 2 * kBlock;
   count_ = 0;
   for (int64_t first = 0; first < n; first += kBlock) {
     // As later sums have higher indices, they must be larger than those that are kept.
-    if (count_ + kBlock > most) threshold = prune(k, new_residual) + 1;
+    if (count_ + kBlock > most_candidates(k, n)) threshold = prune(k, new_residual) + 1;
     count_ += HWY_DYNAMIC_DISPATCH(collect_block)(
         first, std::min(kBlock, n - first), gradient == nullptr ? nullptr : gradient + first,
         residual + first, new_residual + first, threshold, values_.data() + count_, indices_.data() + count_);
@@ -240,7 +272,7 @@ SparseVector top_k_reference(int64_t k, int64_t n, const float* gradient, const 
   std::stable_sort(sent.indices.begin(), sent.indices.end(), [&](uint32_t a, uint32_t b) {
     return magnitude(new_residual[a]) > magnitude(new_residual[b]);
   });
-  sent.indices.resize(std::min(k, n));
+  sent.indices.resize(k);
   std::sort(sent.indices.begin(), sent.indices.end());
   for (const uint32_t index : sent.indices) {
     sent.values.push_back(new_residual[index]);

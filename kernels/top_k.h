@@ -23,29 +23,24 @@ struct SparseView {
   std::span<const float> values;
 };
 
-// Selects from one tensor again and again: how large the k-th magnitude was the last time is a guess for the
-// next. A guess costs time where it is bad, and never changes a bit.
+// Selects, in memory that later calls use again: 24 bytes for each element sent. One may serve tensors of any
+// sizes, one at a time; no result depends on the calls before.
 class TopK {
  public:
-  // k is at least 1.
-  explicit TopK(int64_t k);
-
-  // Of the n sums gradient[i] + residual[i], rounded to fp32, returns the min(k, n) of largest magnitude; of
-  // equal ones those of lowest index. new_residual[i] becomes +0 where i is sent and the sum where it is not:
-  // each sum is found in one of the two with all its bits. new_residual may be residual; otherwise no arrays
-  // overlap. No alignment is needed. n is at most 2^32.
+  // Of the n sums gradient[i] + residual[i], rounded to fp32, returns the k of largest magnitude; of equal
+  // ones those of lowest index. new_residual[i] becomes +0 where i is sent and the sum where it is not: each
+  // sum is found in one of the two with all its bits. 1 <= k <= n <= 2^32, or n = k = 0. new_residual may be
+  // residual; otherwise no arrays overlap. No alignment is needed.
   //
   // What is returned is valid until the next call. The same bits from every instruction set. Time is linear
-  // in n for any data; one pass where the guess is good.
-  SparseView select(int64_t n, const float* gradient, const float* residual, float* new_residual);
+  // in n for any data; mostly that of one pass.
+  SparseView select(int64_t k, int64_t n, const float* gradient, const float* residual, float* new_residual);
 
  private:
-  void collect(int64_t n, const float* gradient, const float* residual, float* new_residual,
+  void collect(int64_t k, int64_t n, const float* gradient, const float* residual, float* new_residual,
                int32_t threshold);
   int32_t prune(int64_t k, float* new_residual);
 
-  int64_t k_;
-  int32_t guess_ = 0;  // magnitude that at least k sums are hoped to reach
   // Sums that may be among the k largest, in order of index. They are 0 in the new residual.
   std::vector<float> values_;
   std::vector<uint32_t> indices_;
@@ -53,14 +48,16 @@ class TopK {
   std::vector<float> scratch_;
 };
 
-// out[i] = what is sent of element i, 0 where nothing is; n elements, all indices below n.
+// out[i] = what is sent of element i, 0 where nothing is; n elements, all indices below n. `out` may be the
+// gradient that was selected from.
 void write_dense(const SparseView& sent, int64_t n, float* out);
 
-// The same as TopK::select with plain loops and a sort, with the same bits.
 struct SparseVector {
   std::vector<uint32_t> indices;
   std::vector<float> values;
 };
+
+// The same as TopK::select with plain loops and a sort, with the same bits.
 SparseVector top_k_reference(int64_t k, int64_t n, const float* gradient, const float* residual,
                              float* new_residual);
 
