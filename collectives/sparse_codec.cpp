@@ -110,7 +110,7 @@ std::byte* encode_compact(std::span<const uint32_t> indices, std::span<const flo
       const GapClass& c = kGapClasses[gap < kGapClasses[3].first_gap ? 2 : 3];
       const uint32_t rest = gap - c.first_gap;
       *out++ = static_cast<std::byte>(c.first_lead + (uint64_t{rest} >> 8 * c.trail_bytes));
-      store(rest, trail);  // what is too much is overwritten
+      store(rest, trail);  // what is too much is overwritten: a value's two bytes follow, at least
       trail += c.trail_bytes;
     }
     next = index + 1;
@@ -243,7 +243,7 @@ int64_t encoded_bound(int64_t n, int64_t count, SparseFormat format) {
   // A gap of g takes g + 1 of the n indices.
   const auto most = [&](const GapClass& c) { return std::min(count, n / (c.first_gap + 1)); };
   const int64_t trails = most(kGapClasses[1]) + most(kGapClasses[2]) + 2 * most(kGapClasses[3]);
-  return kHeaderBytes + count * 3 + trails + kLongestTrail;
+  return kHeaderBytes + count * 3 + trails;
 }
 
 int64_t encode(int64_t n, std::span<const uint32_t> indices, std::span<const float> values,
