@@ -144,14 +144,14 @@ void measure_sparse(int64_t n, double ratio, std::vector<Figure>& figures) {
   for (Format& f : formats) f.message.resize(encoded_bound(n, k, f.format));
   Gradient gradient(n);
   std::vector<float> residual(n);
-  TopK top_k(k);
+  TopK top_k;
   Samples selection;
   std::vector<uint32_t> indices;
   std::vector<float> values;
   for (int round = -kWarmupRounds; round < rounds_for(4 * n); ++round) {
     gradient.drift();
     SparseView sent;
-    selection.time([&] { sent = top_k.select(n, gradient.data(), residual.data(), residual.data()); });
+    selection.time([&] { sent = top_k.select(k, n, gradient.data(), residual.data(), residual.data()); });
     for (Format& f : formats) {
       f.encoding.time([&] { f.bytes = encode(n, sent.indices, sent.values, f.format, f.message); });
       f.decoding.time([&] { decode(std::span(f.message).first(f.bytes), n, indices, values); });
