@@ -69,6 +69,9 @@ done
 check_lines "bench collectives, four ranks a core" 6 "$times"
 ./annulus bench update --workers 2 --bytes 1M,4M --json >"$results"
 check_lines "bench update" 2 "workers median_us copy_gbps ideal_us ratio_to_copy"
+# Five operations for each ratio, then four conversions.
+./annulus bench compression --ratio 0.1,0.001 --bytes 64K,1M --json >"$results"
+check_lines "bench compression" 28 "bytes rounds min_us median_us p99_us gbps encoded_bytes saved"
 
 ./annulus bench train --model resnet18 --precision bf16 --precision-fallback on --workers 2 --batch-per-worker 2 \
   --steps 2 --json >"$results"

@@ -40,6 +40,21 @@ void add_batch_per_worker(OptionTable& table, int64_t& target) {
               "images of one step per worker");
 }
 
+// Calls take(first, last) for each word of a list like "4K,64K,1M".
+template <typename Take>
+void for_each_word(const std::string& list, const Take& take) {
+  for (std::size_t begin = 0; begin <= list.size();) {
+    const std::size_t end = std::min(list.find(',', begin), list.size());
+    take(list.data() + begin, list.data() + end);
+    begin = end + 1;
+  }
+}
+
+// A word of a list for a message.
+std::string shown(const char* first, const char* last) {
+  return first == last ? "an empty word" : std::string(first, last);
+}
+
 // Sizes like "4K,64K,1M", in bytes.
 void add_sizes(OptionTable& table, std::vector<int64_t>& target, std::string help, std::string fallback) {
   constexpr int64_t kMost = int64_t{64} << 30;
@@ -50,11 +65,7 @@ void add_sizes(OptionTable& table, std::vector<int64_t>& target, std::string hel
   option.default_text = std::move(fallback);
   option.read = [&target](const std::string& text, const std::string& where) {
     std::vector<int64_t> sizes;
-    for (std::size_t begin = 0; begin <= text.size();) {
-      const std::size_t end = std::min(text.find(',', begin), text.size());
-      const char* const first = text.data() + begin;
-      const char* const last = text.data() + end;
-      begin = end + 1;
+    for_each_word(text, [&](const char* first, const char* last) {
       int64_t size = 0;
       auto [rest, error] = std::from_chars(first, last, size);
       const char* const units = "KMG";
@@ -63,41 +74,37 @@ void add_sizes(OptionTable& table, std::vector<int64_t>& target, std::string hel
       const int shift = unit == nullptr ? 0 : 10 * static_cast<int>(unit - units + 1);
       if (error != std::errc() || rest != last || size < 0 || size > kMost >> shift) {
         throw UserError::format("{}: {} is not a size; give sizes like 4K,1M,25M, at most 64G", where,
-                                first == last ? "an empty word" : std::string(first, last));
+                                shown(first, last));
       }
       if ((size <<= shift) < 4) {
         throw UserError::format("{}: {} bytes hold no element; give at least 4", where, size);
       }
       sizes.push_back(size);
-    }
+    });
     target = sizes;
   };
   option.write = [&target] { return fmt::format("{}", fmt::join(target, ",")); };
   table.add(std::move(option));
 }
 
-// Shares like "0.1,0.01".
-void add_ratios(OptionTable& table, std::vector<double>& target) {
+// Shares like "0.1,0.01", above 0 and at most 1.
+void add_ratios(OptionTable& table, std::vector<double>& target, std::string help, std::string fallback) {
   Option option;
-  option.name = "ratios";
+  option.name = "ratio";
   option.value_name = "R,R,...";
-  option.help = "shares of a weight's gradient that are sent in a step";
-  option.default_text = fmt::format("{}", fmt::join(target, ","));
+  option.help = std::move(help);
+  option.default_text = std::move(fallback);
   option.read = [&target](const std::string& text, const std::string& where) {
     std::vector<double> ratios;
-    for (std::size_t begin = 0; begin <= text.size();) {
-      const std::size_t end = std::min(text.find(',', begin), text.size());
-      const char* const first = text.data() + begin;
-      const char* const last = text.data() + end;
-      begin = end + 1;
+    for_each_word(text, [&](const char* first, const char* last) {
       double ratio = 0;
       const auto [rest, error] = std::from_chars(first, last, ratio);
-      if (error != std::errc() || rest != last || !(ratio > 0) || ratio > 1) {
-        throw UserError::format("{}: {} is not a share; give shares like 0.1,0.01, above 0 and at most 1",
-                                where, first == last ? "an empty word" : std::string(first, last));
+      if (error != std::errc() || rest != last || !(ratio > 0 && ratio <= 1)) {
+        throw UserError::format("{}: {} is not a ratio; give ratios like 0.1,0.01, above 0 and at most 1",
+                                where, shown(first, last));
       }
       ratios.push_back(ratio);
-    }
+    });
     target = ratios;
   };
   option.write = [&target] { return fmt::format("{}", fmt::join(target, ",")); };
@@ -115,7 +122,8 @@ BenchAccuracyOptions parse_bench_accuracy(int argc, const char* const* argv) {
                     "Trains with whole gradients, and with top-k gradients of every shard, each from several "
                     "seeds, and compares the accuracies.");
   table.section("What is compared");
-  add_ratios(table, options.ratios);
+  add_ratios(table, options.ratios, "shares of a weight's gradient that are sent in a step",
+             "0.1,0.01,0.001");
   table.whole("seeds", "N", options.seeds, 1, 1000, "runs of each kind, from --seed on");
   table.section("What is trained");
   table.take(train, {"model", "stem", "dataset", "data", "epochs", "steps", "batch-size", "shards",
@@ -197,6 +205,22 @@ BenchUpdateOptions parse_bench_update(int argc, const char* const* argv) {
   table.section("What is measured");
   add_sizes(table, options.bytes, "sizes of the gradient, with K, M or G for powers of 1024", "1M,25M,100M");
   add_cores_and_output(table, train, {"workers", "bind", "smt"}, options.json);
+  table.parse(argc, argv);
+  return options;
+}
+
+BenchCompressionOptions parse_bench_compression(int argc, const char* const* argv) {
+  BenchCompressionOptions options;
+  OptionTable table("annulus bench compression",
+                    "Measures what it costs one core to make a gradient smaller for the wire (the largest "
+                    "elements with error feedback, their encodings, 16-bit types), and how much smaller it "
+                    "gets.");
+  table.section("What is measured");
+  add_ratios(table, options.ratios, "shares of the gradient's elements that are sent", "0.1,0.01,0.001");
+  add_sizes(table, options.bytes, "sizes of the fp32 gradient, with K, M or G for powers of 1024",
+            "1M,25M,100M");
+  table.section("Output");
+  table.bare_switch("json", options.json, "JSON in place of text, one object a line");
   table.parse(argc, argv);
   return options;
 }

@@ -56,6 +56,13 @@ struct BenchUpdateOptions {
   bool json = false;
 };
 
+// `annulus bench compression`: measures selection, encoding and conversion of gradients on one core.
+struct BenchCompressionOptions {
+  std::vector<double> ratios{0.1, 0.01, 0.001};              // shares of the elements that are sent
+  std::vector<int64_t> bytes{1 << 20, 25 << 20, 100 << 20};  // of the fp32 gradient
+  bool json = false;
+};
+
 // `annulus bench recovery`: kills workers at random, and measures what that costs.
 struct BenchRecoveryOptions {
   BenchTrainOptions training;  // its steps are as many as the deaths take
@@ -118,6 +125,7 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv);
 BenchLayersOptions parse_bench_layers(int argc, const char* const* argv);
 BenchCollectivesOptions parse_bench_collectives(int argc, const char* const* argv);
 BenchUpdateOptions parse_bench_update(int argc, const char* const* argv);
+BenchCompressionOptions parse_bench_compression(int argc, const char* const* argv);
 BenchRecoveryOptions parse_bench_recovery(int argc, const char* const* argv);
 BenchAccuracyOptions parse_bench_accuracy(int argc, const char* const* argv);
 

@@ -54,6 +54,8 @@ TEST(BadInput, UnknownFlagsAndCommandsGetTheNearestName) {
 }
 
 TEST(BadInput, ValuesOfTheWrongTypeAreRefused) {
+  expect_refused({"bench", "compression", "--ratio", "1.5"}, {"--ratio 1.5", "not a ratio", "give"});
+  expect_refused({"bench", "compression", "--bytes", "0"}, {"--bytes 0", "give at least 4"});
   expect_refused({"train", "--epochs", "two"}, {"--epochs two", "not a whole number", "give"});
   expect_refused({"train", "--workers", "-1"}, {"--workers -1", "out of range", "auto"});
   expect_refused({"train", "--lr", "fast"}, {"--lr fast", "not a number", "give"});

@@ -115,6 +115,52 @@ TEST(Options, OtherCommandsTakeTheirShare) {
             "--lr: unknown flag of annulus topo; see annulus topo --help");
 }
 
+TEST(BenchCompressionOptions, AreListsOfRatiosAndSizes) {
+  const auto compression = [](Words words) {
+    words.insert(words.begin(), "compression");
+    return parse_bench_compression(static_cast<int>(words.size()), words.data());
+  };
+  const auto refused = [&](const Words& words) { return refusal([&] { compression(words); }); };
+  const BenchCompressionOptions plain = compression({});
+  EXPECT_EQ(plain.ratios, (std::vector<double>{0.1, 0.01, 0.001}));
+  EXPECT_EQ(plain.bytes, (std::vector<int64_t>{1 << 20, 25 << 20, 100 << 20}));
+  EXPECT_FALSE(plain.json);
+  const BenchCompressionOptions full = compression({"--ratio", "1,5e-4", "--bytes", "4,64k,2M", "--json"});
+  EXPECT_EQ(full.ratios, (std::vector<double>{1, 5e-4}));
+  EXPECT_EQ(full.bytes, (std::vector<int64_t>{4, 64 << 10, 2 << 20}));
+  EXPECT_TRUE(full.json);
+
+  for (const char* word : {"0", "1.5", "-0.1", "nan", "inf", "0.1x", "much", "1e-999"}) {
+    EXPECT_EQ(refused({"--ratio", word}),
+              fmt::format("--ratio {0}: {0} is not a ratio; give ratios like 0.1,0.01, above 0 and at most 1",
+                          word));
+  }
+  EXPECT_NE(refused({"--ratio", "0.1,"}).find("an empty word is not a ratio"), std::string::npos);
+  EXPECT_EQ(refused({"--bytes", "0"}), "--bytes 0: 0 bytes hold no element; give at least 4");
+  EXPECT_NE(refused({"--bytes", "1M,few"}).find("few is not a size"), std::string::npos);
+  EXPECT_NE(refused({"--workers", "2"}).find("unknown flag of annulus bench compression"), std::string::npos);
+  EXPECT_THROW(compression({"--help"}), HelpRequest);
+}
+
+TEST(BenchAccuracyOptions, AreThoseOfTrainingAndListsOfWhatIsCompared) {
+  const auto accuracy = [](Words words) {
+    words.insert(words.begin(), "accuracy");
+    return parse_bench_accuracy(static_cast<int>(words.size()), words.data());
+  };
+  const BenchAccuracyOptions plain = accuracy({});
+  EXPECT_EQ(plain.ratios, (std::vector{0.1, 0.01, 0.001}));
+  EXPECT_EQ(plain.seeds, 3);
+  EXPECT_EQ(plain.config.epochs, 5);
+  const BenchAccuracyOptions full =
+      accuracy({"--ratio", "0.5", "--seeds", "1", "--model", "mlp", "--steps", "7"});
+  EXPECT_EQ(full.ratios, (std::vector{0.5}));
+  EXPECT_EQ(full.seeds, 1);
+  EXPECT_EQ(full.config.model, "mlp");
+  EXPECT_EQ(full.config.steps, 7);
+  EXPECT_NE(refusal([&] { accuracy({"--seeds", "0"}); }), "(accepted)");
+  EXPECT_NE(refusal([&] { accuracy({"--ratio", "0.1,2"}); }), "(accepted)");
+}
+
 TEST(BenchRecoveryOptions, AreThoseOfTrainingAndOfTheKiller) {
   const auto recovery = [](Words words) {
     words.insert(words.begin(), "recovery");
