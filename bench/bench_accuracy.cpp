@@ -43,7 +43,7 @@ int bench_accuracy(const BenchAccuracyOptions& options) {
   config.compress_where = "all";
   const DatasetInfo dataset = describe_dataset(config.dataset, config.data);
   if (!options.json) {
-    fmt::print("annulus {}, commit {}\n{} on {}, batch {} in {} shards: test accuracy in %, seeds {} to {}\n",
+    fmt::print("annulus {}, commit {}\n{} on {}, batch {}, shards: {}; test accuracy in %, seeds {} to {}\n",
                program_version(), program_commit(), config.model, config.dataset, config.batch_size,
                resolved(config, count_workers(config, machine)).shards, config.seed,
                config.seed + options.seeds - 1);
@@ -80,7 +80,7 @@ int bench_accuracy(const BenchAccuracyOptions& options) {
     if (!ratio) whole = mean(accuracies);
     if (options.json) continue;
     fmt::print("{:<14} {:>8.2f} {:>+12.2f}  {:.2f}\n",
-               ratio ? fmt::format("top {} %", 100 * *ratio) : "whole", mean(accuracies),
+               ratio ? fmt::format("top {:g} %", 100 * *ratio) : "whole", mean(accuracies),
                mean(accuracies) - whole, fmt::join(accuracies, " "));
     std::fflush(stdout);
   }

@@ -165,8 +165,9 @@ void measure_sparse(int64_t n, double ratio, std::vector<Figure>& figures) {
   }
 }
 
-// At most what is needed at any one time: gradient, residual, decoded entries, the selection's own, messages.
-int64_t memory_for(int64_t bytes) { return 8 * bytes; }
+// At most what is needed at any one time, where all is sent: gradient, residual, 3 times as much of the
+// selection's own, messages, decoded entries; and room for the program.
+int64_t memory_for(int64_t bytes) { return 10 * bytes + (64 << 20); }
 
 void print(const Figure& figure, int64_t bytes, bool json) {
   const double gbps = static_cast<double>(bytes) / figure.median_us * 1e-3;

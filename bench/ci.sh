@@ -73,6 +73,9 @@ check_lines "bench update" 2 "workers median_us copy_gbps ideal_us ratio_to_copy
 ./annulus bench compression --ratio 0.1,0.001 --bytes 64K,1M --json >"$results"
 check_lines "bench compression" 28 "bytes rounds min_us median_us p99_us gbps encoded_bytes saved"
 
+./annulus bench accuracy --dataset synthetic --model mlp --steps 20 --seeds 2 --ratio 0.07 --json >"$results"
+check_lines "bench accuracy" 4 "ratio steps test_accuracy"
+
 ./annulus bench train --model resnet18 --precision bf16 --precision-fallback on --workers 2 --batch-per-worker 2 \
   --steps 2 --json >"$results"
 check_lines "bench train, resnet18, bf16" 1 "workers images_per_s median_step_ms compute_ms pss_mib"

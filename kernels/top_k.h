@@ -3,8 +3,9 @@
 // largest magnitude are sent, and all others are the residual of the next step.
 //
 // Magnitudes are compared as the bits of the absolute value. So infinity is larger than all numbers, and NaN
-// larger than infinity: what is not finite is sent, where the others see it, and does not stay in a residual.
-// A sum that is NaN becomes the one NaN 0x7fc00000; so its bits do not depend on the instruction set either.
+// larger than infinity: what is not finite is sent first, where the others see it, and stays in a residual
+// only where more than k sums are such. A sum that is NaN becomes the one NaN 0x7fc00000; so its bits do not
+// depend on the instruction set either.
 #pragma once
 
 #include <cstdint>

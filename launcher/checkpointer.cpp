@@ -68,7 +68,7 @@ void Checkpointer::start(uint32_t step, bool copies) {
       const auto beat = [&] { header_.writer_beats.fetch_add(1, std::memory_order_relaxed); };
       CheckpointState state = segment_.state_after(step);
       if (copies) {
-        state = segment_.copy_to_snapshot(state);
+        state = segment_.copy_to_snapshot(state, beat);
         release(step);
       }
       const int64_t copied = now_ns();

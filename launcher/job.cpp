@@ -186,7 +186,8 @@ std::string changed_since(const Checkpoint& checkpoint, const TrainConfig& confi
       {"compress", saved.compress, config.compress},
       {"compress-where", saved.compress_where, config.compress_where},
       // Residuals are those of shards.
-      {"shards", text(saved.shards), keeps_residuals(config) ? text(config.shards) : text(saved.shards)}};
+      {"shards", text(saved.shards),
+       keeps_residuals(config) && keeps_residuals(saved) ? text(config.shards) : text(saved.shards)}};
   std::string changes;
   for (const auto& [name, before, now] : options) {
     if (before == now) continue;

@@ -38,8 +38,8 @@ void check_compression(const TrainConfig& config) {
   }
   if (keeps_residuals(config) && config.staleness != 0) {
     throw UserError(
-        "--staleness 1: --compress topk --compress-where all adds what the step before has left, and that "
-        "step is not finished yet; leave one of them out");
+        "--staleness 1: to repeat one of its steps takes three generations of what --compress topk "
+        "--compress-where all has not sent, and there are two; leave one of them out");
   }
 }
 

@@ -5,9 +5,7 @@
 //   weights      <parameter>                        every parameter and running statistic of the network
 //   moments      optimizer.<moment>.<parameter>     of what the optimizer updates: not of running statistics
 //   previous     previous.<parameter>               weights one update earlier; with --staleness 1 only
-//   residuals    residual.<shard>.<parameter>       what top-k has not sent of a shard's gradients; of
-//   weights
-//                                                   alone, where --compress keeps residuals
+//   residuals    residual.<shard>.<parameter>       what top-k has not sent of a shard's gradients
 //
 // The first two groups are the model's, and together what torchvision's load_state_dict takes: names and
 // shapes are PyTorch's (convolutions [out, in, height, width], linear layers [out, in], vectors [n]).

@@ -17,8 +17,11 @@ GradientCompression::GradientCompression(const TrainConfig& config, const Networ
   if (!compresses_shards(config)) return;
   if (config.compress == "fp16") rounded_ = DataType::kF16;
   if (config.compress == "bf16") rounded_ = DataType::kBf16;
-  narrow_.resize(kPortion * sizeof(uint16_t));
-  if (keeps_residuals(config)) top_k_.emplace();
+  if (keeps_residuals(config)) {
+    top_k_.emplace();
+  } else {
+    narrow_.resize(kPortion * sizeof(uint16_t));
+  }
   for (int i = 0; i < std::ssize(network.parameters); ++i) {
     const ParameterPlan& parameter = network.parameters[i];
     if (is_statistic(parameter.role)) continue;

@@ -75,14 +75,16 @@ CheckpointState Segment::state_after(uint32_t step) const {
   return state;
 }
 
-CheckpointState Segment::copy_to_snapshot(const CheckpointState& state) const {
+CheckpointState Segment::copy_to_snapshot(const CheckpointState& state,
+                                          const std::function<void()>& beat) const {
   CHECK(plan_.snapshot.bytes != 0, "no room for a snapshot");
-  populate(base() + plan_.snapshot.offset, plan_.snapshot.bytes);
+  populate(base() + plan_.snapshot.offset, plan_.snapshot.bytes, beat);
   std::byte* next = base() + plan_.snapshot.offset;
   const auto copy = [&](const float* array) -> const float* {
     if (array == nullptr) return nullptr;
     const void* const at = std::memcpy(next, array, plan_.state_array_bytes);
     next += plan_.state_array_bytes;
+    beat();
     return static_cast<const float*>(at);
   };
   CheckpointState copied = state;

@@ -56,8 +56,8 @@ class Segment {
   float* residual_after(uint32_t step, int64_t shard) const;
   // What step `step` has left, for a checkpoint; whole as long as the step's generation is.
   CheckpointState state_after(uint32_t step) const;
-  // Copies it to the snapshot, and returns it as it lies there.
-  CheckpointState copy_to_snapshot(const CheckpointState& state) const;
+  // Copies it to the snapshot, and returns it as it lies there. Calls `beat` after every array.
+  CheckpointState copy_to_snapshot(const CheckpointState& state, const std::function<void()>& beat) const;
   std::byte* norms() const {
     return base() + plan_.norms.offset;
   }  // of NormMeeting; only with SegmentInputs::norms

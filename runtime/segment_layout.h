@@ -10,9 +10,9 @@
 // With --clip there is a section of norms behind the versions (norm_meeting.h). With --compress topk
 // --compress-where all there are residuals behind the gradients: 2 generations for each shard, on the node of
 // the rank that computes it. Where checkpoints are made during the run there is a snapshot behind them: the
-// arrays of one generation. There are 0, 1 or 2
-// arrays of moments. With --staleness 1 there is a third generation of weights behind the two of weights and
-// moments, and gradients have two sets of buffers, not one.
+// arrays of one generation. There are 0, 1 or 2 arrays of moments. With --staleness 1 there is a third
+// generation of weights behind the two of weights and moments, and gradients have two sets of buffers, not
+// one.
 //
 // Sections start on pages. Everything inside is 64-byte aligned, words of different ranks 128 bytes apart or
 // more. Who writes what is said at each field; nothing is allocated after the fork and no lock lives here.

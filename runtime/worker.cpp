@@ -418,7 +418,7 @@ bool Worker::backward(uint32_t step, const float* weights, int64_t shard, bool e
 void Worker::finish_bucket(uint32_t step, int bucket, int64_t shard, bool last) {
   const BucketExtent& extent = run_.buckets.extents[bucket];
   const RankSum::Shard& sums = sum_plan_.shards[shard - shards_.begin];
-  // Step `step` has been admitted, so nobody needs the residuals of the step before the last any more.
+  // Where there are residuals the step has been admitted, so nobody needs those of the step before the last.
   compression_.apply(bucket, gradients(step, sums.buffer), segment_.residual_after(step - 1, shard),
                      segment_.residual_after(step, shard));
   for (const RankSum::Add& sum : sums.adds) {
