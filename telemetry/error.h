@@ -1,5 +1,5 @@
-// The two kinds of failure that are not bugs: what a user can mend before the run (UserError), and what a
-// peer, a deadline or an abort does to a step (StepError and its kin).
+// The kinds of failure that are not bugs: what a user can mend before the run (UserError), what a peer, a
+// deadline or an abort does to a step (StepError and its kin), and what befalls a connection (LinkError).
 #pragma once
 
 #include <fmt/format.h>
@@ -25,6 +25,13 @@ class UserError : public std::runtime_error {
 // A step that cannot be finished on this rank, though the program is sound: a descriptor that does not fit, a
 // deadline that passed. The text names this rank, the peer, the bucket and the step, and ends with a remedy.
 class StepError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// A connection to another host that is no good any more: closed, reset, timed out, or with bytes on it that
+// cannot be right. A new attempt may have a better one. The text names the peer.
+class LinkError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
