@@ -85,7 +85,8 @@ std::vector<int64_t> ExchangePlan::descriptors_per_step() const {
 
 Exchange::Exchange(const ExchangePlan& plan, const ExchangeMemory& memory, Versions versions, Waiter& waiter,
                    SumSink sink, NormMeeting* meeting)
-    : versions_(versions),
+    : waiter_(waiter),
+      versions_(versions),
       meeting_(meeting),
       sink_(std::move(sink)),
       keep_([this](int64_t at, int64_t count, const float* sum) {
@@ -93,7 +94,8 @@ Exchange::Exchange(const ExchangePlan& plan, const ExchangeMemory& memory, Versi
         meeting_->add(at, count, sum);
       }),
       bindings_(bind(memory)),
-      executor_(memory.base, plan.ranks, waiter, memory.has_ring, memory.ring),
+      transport_(plan.ranks, waiter, memory.has_ring, memory.ring),
+      executor_(transport_, memory.base),
       attempt_(memory.attempt) {
   for (int bucket = 0; bucket < static_cast<int>(plan.buckets.size()); ++bucket) {
     schedules_.push_back(plan.schedule(waiter.rank(), bucket));
@@ -127,7 +129,7 @@ void Exchange::begin(uint32_t step) {
 void Exchange::publish() {
   const int64_t begin = now_ns();
   executor_.announce(runs_[published_++]);
-  executor_.waiter().beat();
+  waiter_.beat();
   executor_.counts().busy_ns += now_ns() - begin;
   progress();
 }
@@ -142,22 +144,22 @@ void Exchange::progress() {
 
 void Exchange::finish() {
   CHECK(published_ == schedules_.size());
-  const int64_t begin = now_ns() - executor_.waiter().waited_ns();
+  const int64_t begin = now_ns() - waiter_.waited_ns();
   while (updated_ < published_) {
     if (!advance()) wait(nullptr);
   }
-  executor_.counts().busy_ns += now_ns() - executor_.waiter().waited_ns() - begin;
+  executor_.counts().busy_ns += now_ns() - waiter_.waited_ns() - begin;
 }
 
 void Exchange::wait(const std::function<bool()>& or_else) {
   if (summed_ < published_) {
     executor_.wait(runs_[summed_], or_else);
   } else if (updated_ < published_ && all_summed()) {
-    meeting_->wait(executor_.waiter(), or_else);
+    meeting_->wait(waiter_, or_else);
   } else {
-    const WaitFor what{Await::kGradients, static_cast<uint32_t>(executor_.waiter().rank()),
+    const WaitFor what{Await::kGradients, static_cast<uint32_t>(waiter_.rank()),
                        static_cast<uint32_t>(published_), step_};
-    executor_.waiter().wait(what, or_else);
+    waiter_.wait(what, or_else);
   }
 }
 
@@ -169,7 +171,7 @@ bool Exchange::advance() {
       commit();
     } else if (all_summed()) {
       meeting_->announce();
-      executor_.waiter().wake_all();
+      waiter_.wake_all();
     }
     return true;
   }
@@ -180,9 +182,9 @@ bool Exchange::advance() {
 }
 
 void Exchange::commit() {
-  versions_.store(executor_.waiter().rank(), static_cast<int>(updated_), step_);
+  versions_.store(waiter_.rank(), static_cast<int>(updated_), step_);
   ++updated_;
-  executor_.waiter().wake_all();
+  waiter_.wake_all();
 }
 
 void Exchange::update_kept(std::size_t bucket) {
@@ -190,7 +192,7 @@ void Exchange::update_kept(std::size_t bucket) {
   const ShardRange& own = own_[bucket];
   for (int64_t at = own.begin; at < own.end; at += kPieceElements) {
     sink_(at, std::min(kPieceElements, own.end - at), kept + at);
-    if ((at - own.begin) % kSumBlock == 0) executor_.waiter().beat();
+    if ((at - own.begin) % kSumBlock == 0) waiter_.beat();
   }
 }
 

@@ -20,6 +20,7 @@
 
 #include "collectives/executor.h"
 #include "collectives/hierarchical.h"
+#include "collectives/memory_transport.h"
 #include "collectives/versions.h"
 
 namespace annulus {
@@ -132,6 +133,7 @@ class Exchange final : public StepExchange {
   // Whether all that is missing is the meeting, or what comes after it.
   bool all_summed() const { return summed_ == schedules_.size(); }
 
+  Waiter& waiter_;
   Versions versions_;
   NormMeeting* meeting_;
   SumSink sink_;
@@ -141,6 +143,7 @@ class Exchange final : public StepExchange {
   std::vector<Binding> bindings_;  // one per set of gradient buffers
   std::vector<Schedule> schedules_;
   std::vector<Executor::Run> runs_;
+  MemoryTransport transport_;
   Executor executor_;
   uint32_t step_ = 0;
   std::size_t published_ = 0;  // buckets that this rank has published in this step
