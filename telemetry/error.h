@@ -29,13 +29,6 @@ class StepError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// A connection to another host that is no good any more: closed, reset, timed out, or with bytes on it that
-// cannot be right. A new attempt may have a better one. The text names the peer.
-class LinkError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
 // The launcher asked all ranks to give up the step under way. Unwinds a worker to the step's boundary.
 class StepAborted : public std::runtime_error {
  public:
