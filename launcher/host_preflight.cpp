@@ -47,6 +47,10 @@ void HostPreflight::failed(int node, const std::string& why) {
   if (failures_[node].empty()) failures_[node] = why;
 }
 
+bool HostPreflight::any_failed() const {
+  return std::any_of(failures_.begin(), failures_.end(), [](const std::string& why) { return !why.empty(); });
+}
+
 bool HostPreflight::complete() const {
   for (size_t node = 0; node < names_.size(); ++node) {
     if (!reports_[node] && failures_[node].empty()) return false;

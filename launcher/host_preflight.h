@@ -19,6 +19,7 @@ class HostPreflight {
   // The host will not come, or has left again. Of several reasons the first one counts.
   void failed(int node, const std::string& why);
   bool has_joined(int node) const { return reports_[node].has_value(); }
+  bool any_failed() const;
   // Whether every host has joined, or will not.
   bool complete() const;
 

@@ -10,6 +10,7 @@
 #include "runtime/buckets.h"
 #include "runtime/checkpoint.h"
 #include "runtime/dataset.h"
+#include "runtime/host_plan.h"
 #include "runtime/segment_layout.h"
 #include "runtime/step_schedule.h"
 #include "runtime/train_config.h"
@@ -30,6 +31,7 @@ struct RunPlan {
   std::vector<int> comm_cpus = {};
   CheckpointPlan checkpoint = {};
   std::shared_ptr<const Checkpoint> resumed = nullptr;  // what the run goes on from; null: from new weights
+  HostPlan hosts = {};
 
   // The step that the initial state is that of.
   uint32_t initial_step() const { return resumed ? resumed->step() : 0; }
