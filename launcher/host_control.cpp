@@ -1,6 +1,7 @@
 #include "launcher/host_control.h"
 
 #include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +21,7 @@ constexpr uint64_t kAcceptor = EventPoll::kTimer + 1, kRemotes = kAcceptor + 1, 
 constexpr int64_t kSliceNs = 100'000'000;
 // What others have to come in, once it is known that the run will not start.
 constexpr int64_t kFurtherNs = 5'000'000'000;
+constexpr int64_t kLeaveNs = 5'000'000'000;
 
 std::vector<std::string> names_of(const HostList& list) {
   std::vector<std::string> names;
@@ -60,7 +62,18 @@ HostControl::HostControl(const RunHosts& hosts, Say say)
   events_.add(acceptor_->fd(), kAcceptor, EPOLLIN);
 }
 
-HostControl::~HostControl() = default;
+HostControl::~HostControl() {
+  if (remote_) {
+    leave();
+    remote_->close_inputs();
+    // Other hosts end by themselves now, and may have something to say.
+    for (const int64_t begin = now_ns(); remote_->any_left() && now_ns() - begin < kLeaveNs;) {
+      pollfd wait{remote_->fd(), POLLIN, 0};
+      (void)poll(&wait, 1, 100);
+      collect_remotes();
+    }
+  }
+}
 
 void HostControl::started_by(std::unique_ptr<RemoteStart> remote) {
   remote_ = std::move(remote);
@@ -159,10 +172,8 @@ void HostControl::take(int node, const HostMessage& message) {
 
 // The connection is over.
 void HostControl::drop(int node, const std::string& why) {
-  Peer& peer = peers_[node];
-  if (!peer.stream) return;
-  events_.remove(peer.stream->fd());
-  peer.stream.reset();
+  if (!peers_[node].stream) return;
+  close(node);
   if (!first()) {
     if (phase_ == Phase::kRunning) {
       member_.coordinator_lost(why);
@@ -231,11 +242,17 @@ bool HostControl::alone() const {
 }
 
 void HostControl::leave() {
-  for (Peer& peer : peers_) {
-    if (!peer.stream) continue;
-    events_.remove(peer.stream->fd());
-    peer.stream.reset();
+  for (int node = 0; node < static_cast<int>(peers_.size()); ++node) {
+    if (peers_[node].stream) close(node);
   }
+}
+
+// Processes that were forked meanwhile hold the socket as well.
+void HostControl::close(int node) {
+  FrameStream& stream = *peers_[node].stream;
+  events_.remove(stream.fd());
+  (void)shutdown(stream.fd(), SHUT_RDWR);
+  peers_[node].stream.reset();
 }
 
 void HostControl::wait_a_moment() {
@@ -331,6 +348,7 @@ HostStart HostControl::await_start(const HostReport& own, double deadline_s) {
 }
 
 void HostControl::give_up(const std::string& why) {
+  if (peers_[0].stream) return;  // it has refused, and knows
   constexpr double kSoonS = 3;
   try {
     connect(kSoonS);

@@ -50,6 +50,8 @@ class HostControl {
   // Another host, instead of all this: tells the first one why it does not come, if that can be reached soon.
   void give_up(const std::string& why);
 
+  // Whether the run has started.
+  bool running() const { return phase_ == Phase::kRunning; }
   // The run's.
   HostMember& member() { return member_; }
 
@@ -80,6 +82,7 @@ class HostControl {
   void read(int node);
   void take(int node, const HostMessage& message);
   void drop(int node, const std::string& why);
+  void close(int node);
   void follow(const HostCoordinator::Orders& orders);
   void wait_a_moment();
   void collect_remotes();

@@ -19,9 +19,13 @@ HostCoordinator::Orders HostCoordinator::receive(int node, const HostMessage& me
   if (member.lost || over()) return orders;
   switch (message.kind) {
     case Kind::kAbort:
-      if (!in_attempt(node, message, orders) || phase_ != Phase::kRunning) break;
-      phase_ = Phase::kRecovering;
-      for (Member& each : members_) each = {.lost = each.lost, .finished = false, .committed = {}};
+      if (!in_attempt(node, message, orders) || phase_ == Phase::kEnding) break;
+      // A further one, of the same recovery, is of interest for its reason.
+      if (phase_ == Phase::kRecovering && message.text.empty()) break;
+      if (phase_ == Phase::kRunning) {
+        phase_ = Phase::kRecovering;
+        for (Member& each : members_) each = {.lost = each.lost, .finished = false, .committed = {}};
+      }
       broadcast({.kind = Kind::kAbort,
                  .attempt = attempt_,
                  .text = message.text.empty() ? "" : whose(node) + message.text},

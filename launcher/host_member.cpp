@@ -56,7 +56,9 @@ void HostMember::receive(const HostMessage& message) {
   switch (message.kind) {
     case Kind::kAbort:
       abort_ = message.attempt;
-      if (!message.text.empty()) news_.push_back(message.text);
+      if (message.text.empty()) break;
+      explained_ = message.attempt;
+      news_.push_back(message.text);
       break;
     case Kind::kResume:
       resume_attempt_ = message.attempt;

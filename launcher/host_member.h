@@ -32,6 +32,8 @@ class HostMember {
   void aborted(uint32_t attempt, const std::string& why);
   // Whether another host has.
   bool must_abort(uint32_t attempt) const { return abort_ == attempt; }
+  // Whether it has said why. Known for certain once resume_step() is.
+  bool is_explained(uint32_t attempt) const { return explained_ == attempt; }
   // Every rank here has left `attempt` and stands still; `committed` is the committed step here. The step
   // from which all go on, once every host has come so far.
   std::optional<uint32_t> resume_step(uint32_t attempt, uint32_t committed);
@@ -73,7 +75,8 @@ class HostMember {
  private:
   const int node_;
   const Send send_;
-  uint32_t abort_ = 0;  // the last attempt that is over by another's word
+  uint32_t explained_ = 0;  // the last one that was for a reason
+  uint32_t abort_ = 0;      // the last attempt that is over by another's word
   uint32_t told_aborted_ = 0, told_parked_ = 0, told_finished_ = 0;  // attempts
   uint32_t resume_attempt_ = 0, resume_step_ = 0;
   bool dismissed_ = false;

@@ -84,6 +84,10 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
   places(table.text("remote-path", "PATH", config.remote_path,
                     "by ssh: this program on the other hosts; left out: the same path as here"));
 
+  places(table.number("join-deadline", "SECONDS", config.join_deadline,
+                      {.low = 0, .low_included = false, .high = 1e6},
+                      "how long hosts wait for each other before the run starts"));
+
   table.section("How long, in which portions");
   table.whole("batch-size", "N", config.batch_size, 1, kMostImages,
               "images of one update, over all workers and shards");

@@ -1,7 +1,6 @@
 #include "launcher/remote_start.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -11,13 +10,11 @@
 #include <cstring>
 #include <filesystem>
 
-#include "collectives/wait.h"
 #include "telemetry/error.h"
 
 namespace annulus {
 namespace {
 
-constexpr int64_t kLeaveNs = 5'000'000'000;
 constexpr size_t kMostLine = 4096;
 
 // The process becomes ssh.
@@ -93,17 +90,15 @@ RemoteStart::RemoteStart(const HostOrder& order, const std::string& program) {
 }
 
 RemoteStart::~RemoteStart() {
-  for (const auto& remote : remotes_) remote->input.reset();
-  for (const int64_t begin = now_ns(); any_left() && now_ns() - begin < kLeaveNs;) {
-    pollfd wait{events_.fd(), POLLIN, 0};
-    (void)::poll(&wait, 1, 100);
-    poll();
-  }
   for (const auto& remote : remotes_) {
     if (remote->ssh.pid < 0) continue;
     kill(remote->ssh.pid, SIGKILL);
     finish(remote->ssh);
   }
+}
+
+void RemoteStart::close_inputs() {
+  for (const auto& remote : remotes_) remote->input.reset();
 }
 
 bool RemoteStart::any_left() const {

@@ -21,7 +21,7 @@ class RemoteStart {
  public:
   // `program`: the path of this program on the other hosts. Throws UserError where no process can be had.
   RemoteStart(const HostOrder& order, const std::string& program);
-  // Waits for what is left, a few seconds at most, then kills it.
+  // Kills what is left.
   ~RemoteStart();
   RemoteStart(const RemoteStart&) = delete;
   RemoteStart& operator=(const RemoteStart&) = delete;
@@ -36,6 +36,9 @@ class RemoteStart {
     std::string why;     // what to say of that: its code and its last line
   };
   std::vector<Event> poll();
+  // Tells the hosts that this one goes.
+  void close_inputs();
+  bool any_left() const;
 
  private:
   struct Remote {
@@ -46,7 +49,6 @@ class RemoteStart {
     std::string last;  // line
   };
   void read(Remote& remote, std::vector<Event>& events);
-  bool any_left() const;
 
   EventPoll events_;
   std::vector<std::unique_ptr<Remote>> remotes_;

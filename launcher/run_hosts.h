@@ -35,6 +35,7 @@ struct RunHosts {
   std::optional<HostOrder> order = {};  // of the host that has started this one
 
   bool several() const { return list.count() > 1; }
+  bool has_slots() const { return !list.hosts.empty() && list.hosts.front().slots != 0; }
 };
 
 // By the options, or else by Slurm's environment (`variable`). Reads the files that they name, and stdin for

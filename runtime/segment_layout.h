@@ -33,7 +33,7 @@
 namespace annulus {
 
 inline constexpr uint64_t kSegmentMagic = 0x31'53'55'4c'55'4e'4e'41;  // "ANNULUS1" in memory order
-inline constexpr uint32_t kSegmentVersion = 6;
+inline constexpr uint32_t kSegmentVersion = 7;
 inline constexpr int64_t kPageBytes = 4096;
 
 struct Section {
@@ -82,7 +82,14 @@ struct SegmentHeader {
 static_assert(sizeof(SegmentHeader) <= kPageBytes);
 static_assert(alignof(SegmentHeader) == kRankSpacing);
 
-enum class RankState : uint32_t { kStarting = 0, kReady, kTraining, kFinished, kFailed };
+enum class RankState : uint32_t {
+  kStarting = 0,
+  kReady,
+  kTraining,
+  kFinished,
+  kFailed,      // it has given up; its process ends
+  kLinkFailed,  // its connection to another host is broken; it parks
+};
 
 // Written by its rank alone, save the doorbells and `life`; in a recovery, while all ranks stand still, by
 // the launcher.
@@ -95,9 +102,10 @@ struct RankPart {
   std::atomic<uint32_t> life;  // launcher: 0 before each fork; rank: tied; kernel: ended
   std::atomic<uint64_t> arena_address, arena_bytes;  // private memory, for reading back where its pages lie
   std::atomic<uint32_t> step;                        // that it is in, or was in last
+  std::atomic<uint32_t> admitted;                    // the last step of which it may have updated weights
   std::atomic<int64_t> held_ns;                      // waited for copies of generations
   std::atomic<uint64_t> descriptors, bytes;          // ExchangeCounts, as of the last finished step
-  char failure[1024];  // why the rank gave up, zero-terminated; valid once state is kFailed
+  char failure[1024];  // why the rank gave up, zero-terminated; valid once state is kFailed or kLinkFailed
 
   EvalRing evaluations;
   StepRing steps;
