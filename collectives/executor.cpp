@@ -155,6 +155,7 @@ void Executor::sum(const Run& run, const Action& action) {
   const std::size_t outputs = sum.destinations.size();
   const auto type_of = [&](const Place& place) { return binding.type_of(place.space); };
   const bool scaled = sum.last && binding.factor != 1;
+  const bool rounds = sum.last && binding.rounded != DataType::kF32;
   const bool plain = std::all_of(sum.sources.begin(), sum.sources.end(),
                                  [&](const Place& p) { return type_of(p) == DataType::kF32; }) &&
                      std::all_of(sum.destinations.begin(), sum.destinations.end(),
@@ -165,7 +166,7 @@ void Executor::sum(const Run& run, const Action& action) {
   };
 
   // One pass, all streams in registers.
-  if (plain && !scaled && program.combinations.size() == 1 && (outputs == 1 || outputs == 2)) {
+  if (plain && !scaled && !rounds && program.combinations.size() == 1 && (outputs == 1 || outputs == 2)) {
     const SumProgram::Combination& all = program.combinations[0];
     const float* streams[kMaxStreams];
     for (int i = 0; i < all.count; ++i) {
@@ -217,6 +218,11 @@ void Executor::sum(const Run& run, const Action& action) {
               combination.out == SumProgram::kResult ? result : temporary(combination.out));
     }
     if (scaled) scale(count, binding.factor, result);
+    if (rounds) {
+      uint16_t narrow_result[kPieceElements];
+      narrow(binding.rounded, count, result, narrow_result);
+      widen(binding.rounded, count, narrow_result, result);
+    }
     for (const Place& place : sum.destinations) {
       if (type_of(place) == DataType::kF32) {
         const float* const one[] = {result};

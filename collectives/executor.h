@@ -44,7 +44,9 @@ struct Binding {
   int64_t input_part_bytes = 0;    // from one partial sum of an input to the next
   DataType type = DataType::kF32;  // of inputs and outputs
   ReduceOp op = ReduceOp::kSum;
-  float factor = 1;              // results are multiplied by it
+  float factor = 1;  // results are multiplied by it
+  // What fp32 results are rounded to, so that who sums them has what others are sent; kF32: they are not.
+  DataType rounded = DataType::kF32;
   Store store = Store::kCached;  // of what others read; private results are stored through the caches
 
   DataType type_of(Space space) const { return space == Space::kScratch ? DataType::kF32 : type; }

@@ -19,7 +19,7 @@ struct HostPlan {
   std::vector<std::string> addresses;        // by node
   std::vector<std::vector<uint16_t>> ports;  // by node and rank: where that rank listens for its peers
   std::vector<int> listeners;                // by own rank: its listening socket
-  std::optional<Secret> secret = {};              // where there are several
+  std::optional<Secret> secret = {};         // where there are several
   uint64_t job = 0;
   uint64_t config_hash = 0;
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "collectives/bridge.h"
 #include "collectives/exchange.h"
 #include "kernels/network.h"
 #include "runtime/buckets.h"
@@ -35,6 +36,10 @@ struct RunPlan {
 
   // The step that the initial state is that of.
   uint32_t initial_step() const { return resumed ? resumed->step() : 0; }
+  // The shards of the global batch that a rank of this host computes.
+  ShardRange shards_of(int rank) const;
+  // What crosses between hosts, of one rank's slices. Only where there are several hosts.
+  BridgePlan bridge(int rank) const;
   SegmentInputs segment_inputs() const;
 };
 

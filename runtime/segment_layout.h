@@ -68,7 +68,8 @@ struct SegmentHeader {
 
   // Written by rank 0, before it publishes its first bucket of step k, so that every rank that sees step k
   // committed sees them.
-  // The run's last step. Rank 0 lowers it to k; all of them stop at the same step.
+  // The run's last step. Rank 0 lowers it to k; all of them stop at the same step. With several hosts it is
+  // the first host's rank 0, and on the others whichever rank's bridge is the first to be told.
   alignas(kRankSpacing) std::atomic<uint32_t> last_step;
   // The last step that a checkpoint is made of; at first the run's initial one, which needs none. Its
   // generation is not overwritten, by the update of two steps later, before copied_step has reached it (K1).
@@ -82,14 +83,8 @@ struct SegmentHeader {
 static_assert(sizeof(SegmentHeader) <= kPageBytes);
 static_assert(alignof(SegmentHeader) == kRankSpacing);
 
-enum class RankState : uint32_t {
-  kStarting = 0,
-  kReady,
-  kTraining,
-  kFinished,
-  kFailed,      // it has given up; its process ends
-  kLinkFailed,  // its connection to another host is broken; it parks
-};
+// kLinkFailed: a connection to another host broke; the rank has parked and goes on in the next attempt.
+enum class RankState : uint32_t { kStarting = 0, kReady, kTraining, kFinished, kFailed, kLinkFailed };
 
 // Written by its rank alone, save the doorbells and `life`; in a recovery, while all ranks stand still, by
 // the launcher.
@@ -105,6 +100,8 @@ struct RankPart {
   std::atomic<uint32_t> admitted;                    // the last step of which it may have updated weights
   std::atomic<int64_t> held_ns;                      // waited for copies of generations
   std::atomic<uint64_t> descriptors, bytes;          // ExchangeCounts, as of the last finished step
+  std::atomic<uint64_t> wire_bytes;                  // sent to other hosts, likewise
+  std::atomic<int64_t> wire_ns;                      // that its bridge's thread was awake, likewise
   char failure[1024];  // why the rank gave up, zero-terminated; valid once state is kFailed or kLinkFailed
 
   EvalRing evaluations;
