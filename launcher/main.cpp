@@ -30,6 +30,7 @@
 #include "launcher/model_command.h"
 #include "launcher/options.h"
 #include "launcher/resume.h"
+#include "launcher/run_hosts.h"
 #include "launcher/topo_command.h"
 #include "launcher/train_command.h"
 #include "launcher/version.h"
@@ -84,26 +85,47 @@ void limit_pool_spinning(int threads_per_worker, const std::vector<std::string>&
   execv("/proc/self/exe", original_argv);  // where that fails the run is only slower
 }
 
+std::optional<std::string> variable(const std::string& name) {
+  const char* const value = getenv(name.c_str());
+  return value == nullptr ? std::nullopt : std::optional<std::string>(value);
+}
+
+// `words`: the whole command line; argv begins with the command.
+int train(int argc, const char* const* argv, const std::vector<std::string>& words, int64_t began_ns) {
+  TrainConfig config = parse_train(argc, argv);
+  const RunHosts hosts = find_hosts(config, variable);
+  if (hosts.order) {  // which says what the first host has read, from a checkpoint as well
+    const BaseConfig base{hosts.order->config, "the order of " + hosts.list.hosts[0].name};
+    config = parse_train(argc, argv, &base);
+    config.run_dir = hosts.order->run_dir;
+    config.resume = hosts.order->resume;
+  }
+  config = on_hosts(config, hosts);
+  if (!config.resume.empty() && !hosts.order && reads_a_pipe(words)) {
+    throw UserError("--resume: the configuration is read twice, and --config is no file that can be");
+  }
+  std::optional<ResumePoint> resume;
+  if (!config.resume.empty()) {
+    resume =
+        (hosts.several() ? find_resume_point_of_hosts : find_resume_point)(config.resume, config.run_dir);
+  }
+  if (resume && !hosts.order) {
+    const BaseConfig base{resume->checkpoint->config(), resume->checkpoint->path()};
+    config = parse_train(argc, argv, &base);
+    if (hosts.has_slots()) config.workers = 0;  // the hosts say how many, whatever they were before
+    config = on_hosts(config, hosts);
+  }
+  if (!hosts.order) limit_pool_spinning(config.threads_per_worker, words);
+  return train_command(config, resume ? &*resume : nullptr, hosts, began_ns);
+}
+
 // The command line, without changing argv: set_process_name writes there.
 int run(const std::vector<std::string>& words, int64_t began_ns) {
   std::vector<const char*> argv;
   for (const std::string& word : words) argv.push_back(word.c_str());
   const int argc = static_cast<int>(argv.size());
   const std::string command = argc > 1 ? words[1] : "--help";
-  if (command == "train") {
-    TrainConfig config = parse_train(argc - 1, argv.data() + 1);
-    std::optional<ResumePoint> resume;
-    if (!config.resume.empty()) {
-      if (reads_a_pipe(words)) {
-        throw UserError("--resume: the configuration is read twice, and --config is no file that can be");
-      }
-      resume = find_resume_point(config.resume, config.run_dir);
-      const BaseConfig base{resume->checkpoint->config(), resume->checkpoint->path()};
-      config = parse_train(argc - 1, argv.data() + 1, &base);
-    }
-    limit_pool_spinning(config.threads_per_worker, words);
-    return train_command(config, resume ? &*resume : nullptr, began_ns);
-  }
+  if (command == "train") return train(argc - 1, argv.data() + 1, words, began_ns);
   if (command == "topo") return topo_command(parse_topo(argc - 1, argv.data() + 1), began_ns);
   if (command == "check") return check_command(parse_check(argc - 1, argv.data() + 1));
   if (command == "model") return model_command(parse_model(argc - 1, argv.data() + 1));

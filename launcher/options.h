@@ -154,8 +154,8 @@ CheckpointOptions parse_checkpoint(int argc, const char* const* argv);
 // numbers in force, not auto. The run directory is left out: it says where, not what.
 std::string to_yaml(const TrainConfig& config);
 
-// Refuses what cannot work together on `workers` workers (UserError), and returns notes on what can but
-// should be known, one sentence each.
+// Refuses what cannot work together on `workers` workers (of each host; UserError), and returns notes on what
+// can but should be known, one sentence each.
 std::vector<std::string> check_combinations(const TrainConfig& config, int workers);
 
 // For a first word that is no command: names the nearest of `commands`, or lists them.
