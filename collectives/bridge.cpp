@@ -15,6 +15,7 @@ namespace annulus {
 namespace {
 
 constexpr int64_t kPartAlignment = 64;
+constexpr uint32_t kBegun = UINT32_MAX;  // in place of a bucket: the step has been begun
 
 // The part of a chunk that each host sums.
 std::vector<ShardRange> parts_of(int hosts, int64_t begin, int64_t count) {
@@ -86,6 +87,8 @@ void Bridge::begin(uint32_t step) {
   CHECK(step_ == 0 || done() == schedules_.size());
   step_ = step;
   submitted_ = 0;
+  handed_.store(word(step, 0), std::memory_order_release);
+  if (wiring_.packing != nullptr) ring();  // tells the others
 }
 
 void Bridge::submit() {
@@ -114,15 +117,68 @@ void Bridge::run() {
   }
 }
 
+// What is under way.
+struct Bridge::Rounds {
+  explicit Rounds(TcpTransport& transport) : executor(transport), gather(transport) {}
+
+  Executor executor;
+  Executor::Run run;  // its schedule is null where none is under way
+  MessageGather gather;
+  enum class Gathering { kNothing, kBeginning, kMessages } gathering = Gathering::kNothing;
+  uint32_t begun = 0;  // the step that all hosts have begun
+};
+
+// Whether the bucket is done.
+bool Bridge::advance(Rounds& rounds, uint32_t step, std::size_t bucket) {
+  const RunLabel label{.phase = Phase::kStep,
+                       .step = step,
+                       .bucket = static_cast<uint32_t>(bucket),
+                       .attempt = wiring_.attempt};
+  if (wiring_.packing == nullptr) {
+    Executor::Run& run = rounds.run;
+    if (run.schedule == nullptr) {
+      run = {.schedule = &schedules_[bucket],
+             .binding = &bindings_[step % bindings_.size()][bucket],
+             .label = label};
+    }
+    if (!rounds.executor.advance(run)) return false;
+    run.schedule = nullptr;
+    return true;
+  }
+  using Gathering = Rounds::Gathering;
+  if (rounds.gathering == Gathering::kNothing) {
+    const int index = static_cast<int>(bucket);
+    rounds.gather.begin(label, wiring_.packing->pack(step, index), wiring_.packing->most_bytes(index));
+    rounds.gathering = Gathering::kMessages;
+  }
+  if (rounds.gathering != Gathering::kMessages || !rounds.gather.advance()) return false;
+  wiring_.packing->unpack(step, static_cast<int>(bucket), rounds.gather.messages());
+  rounds.gathering = Gathering::kNothing;
+  return true;
+}
+
+// Whether all hosts have begun the step.
+bool Bridge::begun(Rounds& rounds, uint32_t step) {
+  if (wiring_.packing == nullptr || rounds.begun == step) return true;
+  if (rounds.gathering == Rounds::Gathering::kNothing) {
+    rounds.gather.begin({.phase = Phase::kStep, .step = step, .bucket = kBegun, .attempt = wiring_.attempt},
+                        {}, 0);
+    rounds.gathering = Rounds::Gathering::kBeginning;
+  }
+  if (!rounds.gather.advance()) return false;
+  rounds.gathering = Rounds::Gathering::kNothing;
+  rounds.begun = step;
+  return true;
+}
+
 void Bridge::serve() {
   const auto leaving = [this] { return leave_.load(std::memory_order_acquire); };
   TcpTransport::Streams streams = wiring_.connect({leaving, rung_.get()});
   if (leaving()) return;
   TcpTransport transport(plan_.node, std::move(streams), plan_.wire, wiring_.notes);
-  Executor executor(transport);
+  Rounds rounds(transport);
   uint32_t step = 0;
   std::size_t next = 0;  // bucket
-  Executor::Run run;
   int64_t awake = now_ns();
   while (!leaving()) {
     const uint64_t handed = handed_.load(std::memory_order_acquire);  // B1
@@ -131,29 +187,22 @@ void Bridge::serve() {
       next = 0;
     }
     bool moved = transport.pump();
-    while (next < static_cast<uint32_t>(handed)) {
-      if (run.schedule == nullptr) {
-        run = {.schedule = &schedules_[next],
-               .binding = &bindings_[step % bindings_.size()][next],
-               .label = {.phase = Phase::kStep,
-                         .step = step,
-                         .bucket = static_cast<uint32_t>(next),
-                         .attempt = wiring_.attempt}};
+    try {
+      while (step != 0 && begun(rounds, step) && next < static_cast<uint32_t>(handed) &&
+             advance(rounds, step, next)) {
+        moved = true;
+        ++next;
+        // A message is written over by the next one, and what is sent of the step's last slice by the next
+        // step.
+        const bool written_over = wiring_.packing != nullptr || next == schedules_.size();
+        while (written_over && !transport.flushed() && !leaving()) {
+          if (!transport.pump()) transport.sleep(rung_.get());
+        }
+        done_.store(word(step, next), std::memory_order_release);  // B2
+        wiring_.wake();
       }
-      try {
-        if (!executor.advance(run)) break;
-      } catch (const StepError& error) {  // from another host: a new attempt has new connections
-        throw LinkError(error.what());
-      }
-      run.schedule = nullptr;
-      moved = true;
-      ++next;
-      // What is still to be sent of the step's last slice must not be written over by the next step.
-      while (next == schedules_.size() && !transport.flushed() && !leaving()) {
-        if (!transport.pump()) transport.sleep();
-      }
-      done_.store(word(step, next), std::memory_order_release);  // B2
-      wiring_.wake();
+    } catch (const StepError& error) {  // from another host: a new attempt has new connections
+      throw LinkError(error.what());
     }
     if (moved) continue;
     bytes_sent_.store(transport.bytes_sent(), std::memory_order_relaxed);

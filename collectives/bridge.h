@@ -34,6 +34,7 @@
 #include <vector>
 
 #include "collectives/exchange.h"
+#include "collectives/message_gather.h"
 #include "collectives/tcp_transport.h"
 #include "collectives/unique_fd.h"
 
@@ -54,6 +55,20 @@ struct BridgePlan {
   Schedule schedule(int64_t elements) const;
 };
 
+// What hosts send of a slice, where that is not all of it: each sends a message to each other one, and makes
+// the sum of them itself. Called on the bridge's thread.
+class BridgePacking {
+ public:
+  virtual ~BridgePacking() = default;
+  // The message of the bucket's slice, which holds this host's sum; valid until the next pack().
+  virtual std::span<const std::byte> pack(uint32_t step, int bucket) = 0;
+  // The most bytes that a message of the bucket may have.
+  virtual uint64_t most_bytes(int bucket) const = 0;
+  // Writes the sum of all hosts' messages, by node, to the slice. Throws LinkError for one that pack() cannot
+  // have made.
+  virtual void unpack(uint32_t step, int bucket, const std::vector<std::span<const std::byte>>& messages) = 0;
+};
+
 class Bridge {
  public:
   // What its thread watches while it waits.
@@ -65,7 +80,10 @@ class Bridge {
     // Gives the connections, by node, or fewer when it is asked to leave. Called on the bridge's thread; may
     // throw LinkError.
     std::function<TcpTransport::Streams(const Leave&)> connect;
-    std::vector<float*> arrays;      // by set of gradient buffers: where the rank's slices are
+    std::vector<float*> arrays;  // by set of gradient buffers: where the rank's slices are
+    // Null: slices are sent whole. Where there is one, no pack() of a step comes before all hosts have begun
+    // that step, so that nobody will go back behind the step before.
+    std::unique_ptr<BridgePacking> packing = nullptr;
     uint32_t attempt = 0;            // that frames carry
     TcpTransport::Notes notes = {};  // called on the bridge's thread
     std::function<void()> wake;      // rings the doorbell of whoever waits for done(); any thread may call it
@@ -98,9 +116,12 @@ class Bridge {
   }  // that the thread did not sleep
 
  private:
+  struct Rounds;
   static uint64_t word(uint32_t step, std::size_t buckets) { return uint64_t{step} << 32 | buckets; }
   void run();
   void serve();
+  bool begun(Rounds& rounds, uint32_t step);
+  bool advance(Rounds& rounds, uint32_t step, std::size_t bucket);
   void ring();
 
   const BridgePlan plan_;
