@@ -14,8 +14,6 @@
 namespace annulus {
 namespace {
 
-// Of a slice: what is under way at a time is a few of these, which fit into the second-level cache.
-constexpr int64_t kChunkElements = int64_t{128} << 10;
 constexpr int64_t kPartAlignment = 64;
 
 // The part of a chunk that each host sums.
@@ -56,7 +54,7 @@ Schedule BridgePlan::schedule(int64_t elements) const {
 
 Bridge::Bridge(const BridgePlan& plan, Wiring wiring)
     : plan_(plan), wiring_(std::move(wiring)), rung_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-  CHECK(plan.hosts >= 2 && plan.hosts <= kMaxHosts && rung_ >= 0);
+  CHECK(plan.hosts >= 2 && plan.hosts <= kMaxHosts && rung_);
   for (const ShardRange& slice : plan_.slices) schedules_.push_back(plan_.schedule(slice.count()));
   for (float* const array : wiring_.arrays) {
     std::vector<Binding>& of_set = bindings_.emplace_back();
@@ -76,12 +74,11 @@ Bridge::~Bridge() {
   leave_.store(true, std::memory_order_release);
   ring();
   thread_.join();
-  close(rung_);
 }
 
 void Bridge::ring() {
   const uint64_t one = 1;
-  (void)!write(rung_, &one, sizeof one);
+  (void)!write(rung_.get(), &one, sizeof one);
 }
 
 void Bridge::begin(uint32_t step) {
@@ -119,7 +116,9 @@ void Bridge::run() {
 
 void Bridge::serve() {
   const auto leaving = [this] { return leave_.load(std::memory_order_acquire); };
-  TcpTransport transport(plan_.node, wiring_.connect(leaving), plan_.wire, wiring_.notes);
+  TcpTransport::Streams streams = wiring_.connect({leaving, rung_.get()});
+  if (leaving()) return;
+  TcpTransport transport(plan_.node, std::move(streams), plan_.wire, wiring_.notes);
   Executor executor(transport);
   uint32_t step = 0;
   std::size_t next = 0;  // bucket
@@ -160,9 +159,9 @@ void Bridge::serve() {
     bytes_sent_.store(transport.bytes_sent(), std::memory_order_relaxed);
     const int64_t asleep = now_ns();
     busy_ns_.store(busy_ns_.load(std::memory_order_relaxed) + asleep - awake, std::memory_order_relaxed);
-    transport.sleep(rung_);
+    transport.sleep(rung_.get());
     uint64_t rings;
-    (void)!read(rung_, &rings, sizeof rings);
+    (void)!read(rung_.get(), &rings, sizeof rings);
     awake = now_ns();
   }
 }

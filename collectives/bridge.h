@@ -35,10 +35,13 @@
 
 #include "collectives/exchange.h"
 #include "collectives/tcp_transport.h"
+#include "collectives/unique_fd.h"
 
 namespace annulus {
 
 inline constexpr int kMaxHosts = 64;  // a block has 64 lines, so each host has a part of it
+// Chunk of a slice: the few that are under way at a time fit into the second-level cache.
+inline constexpr int64_t kChunkElements = int64_t{128} << 10;
 
 // What one rank's bridge does; equal on all hosts but for `node`.
 struct BridgePlan {
@@ -51,14 +54,17 @@ struct BridgePlan {
   Schedule schedule(int64_t elements) const;
 };
 
-// Connects to the peers, without a limit of its own: gives up by throwing when `leave` is true, and may throw
-// LinkError. Called on the bridge's thread.
-using BridgeConnect = std::function<TcpTransport::Streams(const std::function<bool()>& leave)>;
-
 class Bridge {
  public:
+  // What its thread watches while it waits.
+  struct Leave {
+    std::function<bool()> asked;  // whether it is to end
+    int fd;                       // readable once something has changed
+  };
   struct Wiring {
-    BridgeConnect connect;
+    // Gives the connections, by node, or fewer when it is asked to leave. Called on the bridge's thread; may
+    // throw LinkError.
+    std::function<TcpTransport::Streams(const Leave&)> connect;
     std::vector<float*> arrays;      // by set of gradient buffers: where the rank's slices are
     uint32_t attempt = 0;            // that frames carry
     TcpTransport::Notes notes = {};  // called on the bridge's thread
@@ -101,7 +107,7 @@ class Bridge {
   const Wiring wiring_;
   std::vector<Schedule> schedules_;             // by bucket
   std::vector<std::vector<Binding>> bindings_;  // by set, then by bucket
-  const int rung_;                              // eventfd
+  const UniqueFd rung_;                         // eventfd
 
   // The exchange's thread's.
   uint32_t step_ = 0;
@@ -116,5 +122,7 @@ class Bridge {
   std::exception_ptr failure_;  // valid once failed_ is set
   std::thread thread_;
 };
+
+using BridgeConnect = decltype(Bridge::Wiring::connect);
 
 }  // namespace annulus

@@ -2,7 +2,6 @@
 
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -21,10 +20,8 @@ constexpr std::size_t kMostAtOnce = 256 << 10;
 
 }  // namespace
 
-FrameStream::FrameStream(int fd, std::string name, Limits limits)
-    : fd_(fd), name_(std::move(name)), limits_(limits) {}
-
-FrameStream::~FrameStream() { close(fd_); }
+FrameStream::FrameStream(UniqueFd fd, std::string name, Limits limits)
+    : fd_(std::move(fd)), name_(std::move(name)), limits_(limits) {}
 
 void FrameStream::fail(const std::string& what) const { throw LinkError(name_ + ": " + what); }
 
@@ -67,7 +64,7 @@ bool FrameStream::pump_out() {
     msghdr message{};
     message.msg_iov = vectors;
     message.msg_iovlen = count;
-    const ssize_t done = sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    const ssize_t done = sendmsg(fd_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (done < 0) {
       if (errno == EINTR) continue;
       if (errno == EAGAIN || errno == EWOULDBLOCK) break;
@@ -88,7 +85,7 @@ bool FrameStream::pump_out() {
 // Bytes that were received; 0: there are none now.
 int64_t FrameStream::receive(std::byte* to, std::size_t bytes) {
   for (;;) {
-    const ssize_t got = recv(fd_, to, bytes, MSG_DONTWAIT);
+    const ssize_t got = recv(fd_.get(), to, bytes, MSG_DONTWAIT);
     if (got > 0) {
       bytes_received_ += got;
       return got;

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "collectives/frame.h"
+#include "collectives/unique_fd.h"
 
 namespace annulus {
 
@@ -26,12 +27,11 @@ class FrameStream {
   };
 
   // Takes the socket over: connected, not blocking. `name`: of the peer, for messages.
-  FrameStream(int fd, std::string name, Limits limits);
-  ~FrameStream();
+  FrameStream(UniqueFd fd, std::string name, Limits limits);
   FrameStream(const FrameStream&) = delete;
   FrameStream& operator=(const FrameStream&) = delete;
 
-  int fd() const { return fd_; }
+  int fd() const { return fd_.get(); }
   const std::string& name() const { return name_; }
 
   // Queues a frame. The payload must stay as it is until sent(number) for the returned number, from 1.
@@ -87,7 +87,7 @@ class FrameStream {
   int64_t receive(std::byte* to, std::size_t bytes);
   [[noreturn]] void fail(const std::string& what) const;
 
-  const int fd_;
+  const UniqueFd fd_;
   const std::string name_;
   const Limits limits_;
 

@@ -520,7 +520,7 @@ std::vector<bool> Supervisor::leaving() const {
 bool Supervisor::every_rank(RankState state) const {
   for (int rank = 0; rank < segment_.ranks(); ++rank) {
     const RankState now = segment_.rank(rank).state.load(std::memory_order_acquire);
-    if (now < state || now == RankState::kFailed) return false;
+    if (now < state || now >= RankState::kFailed) return false;
   }
   return true;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,12 +14,12 @@ namespace annulus {
 
 struct HostPlan {
   int count = 1;
-  int node = 0;                          // this host
-  std::vector<std::string> names;        // by node
-  std::vector<std::string> addresses;    // by node
+  int node = 0;                              // this host
+  std::vector<std::string> names;            // by node
+  std::vector<std::string> addresses;        // by node
   std::vector<std::vector<uint16_t>> ports;  // by node and rank: where that rank listens for its peers
-  std::vector<int> listeners;            // by own rank: its listening socket
-  Secret secret;
+  std::vector<int> listeners;                // by own rank: its listening socket
+  std::optional<Secret> secret = {};         // where there are several
   uint64_t job = 0;
   uint64_t config_hash = 0;
 

@@ -2,9 +2,27 @@
 
 namespace annulus {
 
+ShardRange RunPlan::shards_of(int rank) const {
+  const ShardRange host = hosts.shards(config.shards);
+  const ShardRange own = deal(rank, config.workers, host.count());
+  return {host.begin + own.begin, host.begin + own.end};
+}
+
+BridgePlan RunPlan::bridge(int rank) const {
+  BridgePlan plan{.hosts = hosts.count, .node = hosts.node, .slices = {}, .wire = DataType::kF32};
+  if (config.compress == "fp16") plan.wire = DataType::kF16;
+  if (config.compress == "bf16") plan.wire = DataType::kBf16;
+  for (const BucketExtent& bucket : buckets.extents) {
+    const ShardRange blocks = slice_of(rank, config.workers, bucket);
+    plan.slices.push_back(
+        {bucket.offset + blocks.begin * kBlockElements, bucket.offset + blocks.end * kBlockElements});
+  }
+  return plan;
+}
+
 SegmentInputs RunPlan::segment_inputs() const {
   return {.ranks = config.workers,
-          .shards = config.shards,
+          .shards = hosts.shards(config.shards).count(),
           .algorithm = algorithm,
           .domains = domains,
           .buckets = buckets,

@@ -33,7 +33,7 @@
 namespace annulus {
 
 inline constexpr uint64_t kSegmentMagic = 0x31'53'55'4c'55'4e'4e'41;  // "ANNULUS1" in memory order
-inline constexpr uint32_t kSegmentVersion = 6;
+inline constexpr uint32_t kSegmentVersion = 7;
 inline constexpr int64_t kPageBytes = 4096;
 
 struct Section {
@@ -68,7 +68,8 @@ struct SegmentHeader {
 
   // Written by rank 0, before it publishes its first bucket of step k, so that every rank that sees step k
   // committed sees them.
-  // The run's last step. Rank 0 lowers it to k; all of them stop at the same step.
+  // The run's last step. Rank 0 lowers it to k; all of them stop at the same step. With several hosts it is
+  // the first host's rank 0, and on the others whichever rank's bridge is the first to be told.
   alignas(kRankSpacing) std::atomic<uint32_t> last_step;
   // The last step that a checkpoint is made of; at first the run's initial one, which needs none. Its
   // generation is not overwritten, by the update of two steps later, before copied_step has reached it (K1).
@@ -82,7 +83,8 @@ struct SegmentHeader {
 static_assert(sizeof(SegmentHeader) <= kPageBytes);
 static_assert(alignof(SegmentHeader) == kRankSpacing);
 
-enum class RankState : uint32_t { kStarting = 0, kReady, kTraining, kFinished, kFailed };
+// kLinkFailed: a connection to another host broke; the rank has parked and goes on in the next attempt.
+enum class RankState : uint32_t { kStarting = 0, kReady, kTraining, kFinished, kFailed, kLinkFailed };
 
 // Written by its rank alone, save the doorbells and `life`; in a recovery, while all ranks stand still, by
 // the launcher.
@@ -97,7 +99,9 @@ struct RankPart {
   std::atomic<uint32_t> step;                        // that it is in, or was in last
   std::atomic<int64_t> held_ns;                      // waited for copies of generations
   std::atomic<uint64_t> descriptors, bytes;          // ExchangeCounts, as of the last finished step
-  char failure[1024];  // why the rank gave up, zero-terminated; valid once state is kFailed
+  std::atomic<uint64_t> wire_bytes;                  // sent to other hosts, likewise
+  std::atomic<int64_t> wire_ns;                      // that its bridge's thread was awake, likewise
+  char failure[1024];  // why the rank gave up, zero-terminated; valid once state is kFailed or kLinkFailed
 
   EvalRing evaluations;
   StepRing steps;
