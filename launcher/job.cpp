@@ -96,7 +96,8 @@ Placement place_workers(const TrainConfig& config, const Machine& machine, int w
   if (config.workers != 0) return placement;
   // auto takes no more workers than there is work for.
   const int64_t fed = std::max<int64_t>(config.batch_size / config.accumulate, 1);
-  const int64_t most = std::min(fed, config.shards > 0 ? config.shards : fed);
+  const int64_t most =
+      std::max<int64_t>(std::min(fed, config.shards > 0 ? config.shards : fed) / config.host_count, 1);
   if (static_cast<int64_t>(placement.workers.size()) <= most) return placement;
   request.workers = static_cast<int>(most);
   placement = plan_placement(machine, request);

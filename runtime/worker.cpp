@@ -340,6 +340,7 @@ bool Worker::admit(uint32_t step) {
     header_.last_step.store(step, std::memory_order_release);
   }
   settle_checkpoint(step);
+  part_.admitted.store(step, std::memory_order_relaxed);
   updating_step_ = step;
   update_stores_.weights = weight_store_.choose(run_.buckets.elements);
   update_ = OptimizerStep(run_.config, step, run_.schedule.learning_rate(step));
