@@ -15,8 +15,9 @@ fi
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-{ /usr/bin/cmake --preset fuzz -DCMAKE_C_COMPILER=clang-14 -DCMAKE_CXX_COMPILER=clang++-14 &&
-  /usr/bin/cmake --build --preset fuzz; } >"$scratch/build" 2>&1 || { cat "$scratch/build"; exit 1; }
+# Warnings are the other builds' business.
+{ /usr/bin/cmake --preset fuzz -DCMAKE_C_COMPILER=clang-14 -DCMAKE_CXX_COMPILER=clang++-14 -DCMAKE_CXX_FLAGS=-w &&
+  /usr/bin/cmake --build --preset fuzz; } >"$scratch/build" 2>&1 || { tail -n 100 "$scratch/build"; exit 1; }
 
 total=0 failed=0
 for corpus in tests/fuzz/corpus/*/; do
