@@ -55,6 +55,7 @@ void feed(Handshake& side, Bytes bytes, size_t piece) {
     CHECK(taken <= part.size() && (taken == part.size() || side.state() != Handshake::State::kRunning));
     CHECK(taken >= std::min(wanted, part.size()));
     CHECK((side.wants() == 0) == (side.state() != Handshake::State::kRunning));
+    CHECK(side.wants() <= kVerdict);  // the longest message
     if (taken == 0) return;
     bytes = bytes.subspan(taken);
   }
