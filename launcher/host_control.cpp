@@ -105,7 +105,7 @@ void HostControl::add(int node, UniqueFd fd) {
   events_.add(fd.get(), kPeers + node, EPOLLIN | EPOLLRDHUP);
   FrameStream::Limits limits;
   limits.most_payload = kMostMessageBytes;
-  peers_[node] = {std::make_unique<FrameStream>(fd.release(), "its launcher's connection", limits), 0};
+  peers_[node] = {std::make_unique<FrameStream>(std::move(fd), "its launcher's connection", limits), 0};
 }
 
 void HostControl::send(int node, const HostMessage& message) {
