@@ -41,7 +41,10 @@ uint64_t FrameStream::send_copy(FrameKind kind, const Descriptor& descriptor,
 
 bool FrameStream::pump() {
   const bool out = pump_out();
-  return pump_in() || out;
+  const bool in = pump_in();
+  // What came before the end is still good.
+  if (closed_ && peek() == nullptr) fail("the other side has closed the connection");
+  return in || out;
 }
 
 bool FrameStream::pump_out() {
@@ -82,7 +85,7 @@ bool FrameStream::pump_out() {
   return moved;
 }
 
-// Bytes that were received; 0: there are none now.
+// Bytes that were received; 0: there are none now, or never will be.
 int64_t FrameStream::receive(std::byte* to, std::size_t bytes) {
   for (;;) {
     const ssize_t got = recv(fd_.get(), to, bytes, MSG_DONTWAIT);
@@ -90,7 +93,10 @@ int64_t FrameStream::receive(std::byte* to, std::size_t bytes) {
       bytes_received_ += got;
       return got;
     }
-    if (got == 0) fail("the other side has closed the connection");
+    if (got == 0) {
+      closed_ = true;
+      return 0;
+    }
     if (errno == EAGAIN || errno == EWOULDBLOCK) return 0;
     if (errno != EINTR) fail(fmt::format("receiving failed: {}", std::strerror(errno)));
   }

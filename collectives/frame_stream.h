@@ -49,8 +49,8 @@ class FrameStream {
   // Sends and receives what can be at once; returns whether anything was. Throws LinkError when the
   // connection is broken or its peer sends what no sound peer can.
   bool pump();
-  // Whether pump() may receive more: not while `most_held` frames are held.
-  bool wants_to_read() const { return static_cast<int>(held_.size()) < limits_.most_held; }
+  // Whether pump() may receive more: not while `most_held` frames are held, nor after the end.
+  bool wants_to_read() const { return !closed_ && static_cast<int>(held_.size()) < limits_.most_held; }
   bool wants_to_write() const { return !flushed(); }
 
   struct Frame {
@@ -102,6 +102,7 @@ class FrameStream {
   uint32_t payload_crc_ = 0;
   std::deque<Held> held_;
   std::size_t accepted_ = 0;
+  bool closed_ = false;  // by the other side
   std::vector<std::unique_ptr<Buffer>> spare_;
   uint64_t bytes_sent_ = 0, bytes_received_ = 0;
 };

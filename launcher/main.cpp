@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "bench/bench_accuracy.h"
+#include "bench/bench_bridge.h"
 #include "bench/bench_collectives.h"
 #include "bench/bench_compression.h"
 #include "bench/bench_layers.h"
@@ -49,6 +50,7 @@ constexpr const char* kUsage =
     "  annulus bench collectives [flags]  measures all-reduce and its kin beside the memory's floor\n"
     "  annulus bench update [flags]  measures the fused update beside a copy\n"
     "  annulus bench compression [flags]  measures how gradients are made smaller for the wire\n"
+    "  annulus bench bridge [flags]  measures all-reduce between hosts beside iperf3\n"
     "  annulus bench recovery [flags]  kills workers at random, measures how the run goes on\n"
     "  annulus bench accuracy [flags]  trains with whole and with compressed gradients, compares accuracies\n"
     "  annulus check ALGORITHM      checks direct, ring or hierarchical against a serial run, without data\n"
@@ -143,6 +145,7 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
     if (what == "collectives") return bench_collectives(parse_bench_collectives(argc - 2, argv.data() + 2));
     if (what == "update") return bench_update(parse_bench_update(argc - 2, argv.data() + 2));
     if (what == "compression") return bench_compression(parse_bench_compression(argc - 2, argv.data() + 2));
+    if (what == "bridge") return bench_bridge(parse_bench_bridge(argc - 2, argv.data() + 2));
     if (what == "recovery") {
       const BenchRecoveryOptions options = parse_bench_recovery(argc - 2, argv.data() + 2);
       limit_pool_spinning(options.training.config.threads_per_worker, words);
@@ -155,7 +158,7 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
     }
     throw unknown_command("bench " + what,
                           {"bench train", "bench layers", "bench collectives", "bench update",
-                           "bench compression", "bench recovery", "bench accuracy"});
+                           "bench compression", "bench bridge", "bench recovery", "bench accuracy"});
   }
   if (command == "--version" || command == "version") {
     fmt::print("{}\n", version_text(ask_onednn_version()));
