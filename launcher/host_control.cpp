@@ -216,7 +216,8 @@ void HostControl::serve() {
 
 void HostControl::collect_remotes() {
   for (const RemoteStart::Event& event : remote_->poll()) {
-    if (!event.line.empty()) say_(fmt::format("[{}] {}", name(event.node), event.line));
+    // Of a refusal the others only repeat what this one says.
+    if (!event.line.empty() && !refused_) say_(fmt::format("[{}] {}", name(event.node), event.line));
     if (event.ended && phase_ == Phase::kPreflight) preflight_->failed(event.node, event.why);
   }
 }
@@ -306,6 +307,7 @@ void HostControl::start(const HostStart& start) {
 
 void HostControl::refuse(const std::string& why) {
   if (phase_ != Phase::kPreflight || !first()) return;
+  refused_ = true;
   for (int node = 1; node < hosts_.list.count(); ++node) {
     send(node, {.kind = HostMessage::Kind::kRefuse, .text = why});
   }
@@ -348,7 +350,7 @@ HostStart HostControl::await_start(const HostReport& own, double deadline_s) {
 }
 
 void HostControl::give_up(const std::string& why) {
-  if (peers_[0].stream) return;  // it has refused, and knows
+  if (peers_[0].stream || answer_) return;  // it has refused, and knows
   constexpr double kSoonS = 3;
   try {
     connect(kSoonS);

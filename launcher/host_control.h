@@ -98,6 +98,7 @@ class HostControl {
   std::vector<Peer> peers_;              // by node; other hosts know the first one alone
   std::unique_ptr<RemoteStart> remote_;  // of the first host, where it has started the others
   Phase phase_ = Phase::kPreflight;
+  bool refused_ = false;
   std::optional<HostPreflight> preflight_;      // of the first host
   std::optional<HostMessage> answer_;           // to the others: start, or refuse
   std::optional<HostCoordinator> coordinator_;  // of the first host

@@ -9,8 +9,9 @@ namespace annulus {
 using Kind = HostMessage::Kind;
 
 void HostMember::aborted(uint32_t attempt, const std::string& why) {
-  if (told_aborted_ == attempt) return;
-  told_aborted_ = attempt;
+  uint32_t& told = why.empty() ? told_aborted_ : told_why_;
+  if (told == attempt) return;
+  told = attempt;
   send_({.kind = Kind::kAbort, .attempt = attempt, .text = why});
 }
 

@@ -28,7 +28,8 @@ class HostMember {
 
   bool first() const { return node_ == 0; }  // of all hosts
 
-  // This host has begun a recovery of `attempt`, for this reason.
+  // This host has begun a recovery of `attempt`, for this reason; empty: it is not known, or not this host's.
+  // It may become known later.
   void aborted(uint32_t attempt, const std::string& why);
   // Whether another host has.
   bool must_abort(uint32_t attempt) const { return abort_ == attempt; }
@@ -77,7 +78,7 @@ class HostMember {
   const Send send_;
   uint32_t explained_ = 0;  // the last one that was for a reason
   uint32_t abort_ = 0;      // the last attempt that is over by another's word
-  uint32_t told_aborted_ = 0, told_parked_ = 0, told_finished_ = 0;  // attempts
+  uint32_t told_aborted_ = 0, told_why_ = 0, told_parked_ = 0, told_finished_ = 0;  // attempts
   uint32_t resume_attempt_ = 0, resume_step_ = 0;
   bool dismissed_ = false;
   int stop_signal_ = 0, quit_signal_ = 0;

@@ -16,8 +16,8 @@ void say_on_stderr(const std::string& line) { std::fprintf(stderr, "%s\n", line.
 HostSession::HostSession(const RunHosts& hosts, const TrainConfig& config)
     : hosts_(hosts), config_(config), control_(hosts, say_on_stderr) {}
 
-void HostSession::preflight(Job& job, const ResumePoint* resume) {
-  HostPlan& plan = job.run.hosts;
+HostPlan HostSession::hosts() const {
+  HostPlan plan;
   plan.count = hosts_.list.count();
   plan.node = hosts_.node;
   plan.secret = hosts_.secret;
@@ -25,6 +25,11 @@ void HostSession::preflight(Job& job, const ResumePoint* resume) {
     plan.names.push_back(host.name);
     plan.addresses.push_back(host.address);
   }
+  return plan;
+}
+
+void HostSession::preflight(Job& job, const ResumePoint* resume) {
+  HostPlan& plan = job.run.hosts;
   HostReport report{.facts = host_facts(job, hosts_), .ports = {}, .checkpoints = {}};
   const Host& own = hosts_.list.hosts[hosts_.node];
   try {

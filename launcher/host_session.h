@@ -22,6 +22,8 @@ class HostSession {
   // `config`: as it was given, for hosts that this one starts. `hosts` and `config` outlive this.
   HostSession(const RunHosts& hosts, const TrainConfig& config);
 
+  // For plan_job.
+  HostPlan hosts() const;
   // Has the other hosts started, if that is this one's to do, waits for them, and compares. Fills in
   // job.run.hosts; job.run.resumed becomes the checkpoint that all go on from, one of resume->offers. Throws
   // UserError, on all hosts.

@@ -110,7 +110,7 @@ Placement place_workers(const TrainConfig& config, const Machine& machine, int w
 
 Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset,
               const NetworkSpec& spec, int workers_in_memory, bool may_measure,
-              const std::shared_ptr<const Checkpoint>& resumed) {
+              const std::shared_ptr<const Checkpoint>& resumed, const HostPlan& hosts) {
   Placement placement = place_workers(config, machine, workers_in_memory);
   const int workers = static_cast<int>(placement.workers.size());
   std::vector<std::string> notes = placement.notes;
@@ -160,6 +160,7 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
   run.checkpoint = plan_checkpoint(run.spec, run.network, run.buckets, moment_names(run.config),
                                    run.config.staleness != 0, run.segment_inputs().residual_arrays());
   run.resumed = resumed;
+  run.hosts = hosts;
   job.segment = plan_segment(run.segment_inputs());
   return job;
 }
@@ -228,12 +229,12 @@ int count_workers(const TrainConfig& config, const Machine& machine) {
 }
 
 Job plan_job(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset, bool check_memory,
-             std::shared_ptr<const Checkpoint> resumed) {
+             std::shared_ptr<const Checkpoint> resumed, const HostPlan& hosts) {
   // Read once: it may come through a pipe.
   const NetworkSpec spec = network_for(config, dataset, resumed.get());
   int workers_in_memory = 0;  // no limit known
   const auto plan = [&](const TrainConfig& of) {
-    return plan_with(of, machine, dataset, spec, workers_in_memory, check_memory, resumed);
+    return plan_with(of, machine, dataset, spec, workers_in_memory, check_memory, resumed, hosts);
   };
   Job job = plan(config);
   if (resumed) check_resumed(job.run);

@@ -71,7 +71,7 @@ class Supervisor {
   void kill_loader();
   void settle();
   void leave_hosts();
-  bool all_ended() const { return !loader_ && ranks_.all_dead(); }
+  bool all_ended() const;
   bool every_rank(RankState state) const;  // has reached it
   bool every_rank_has_stepped() const;
   uint32_t step_of(int rank) const { return segment_.rank(rank).step.load(std::memory_order_relaxed); }
@@ -543,6 +543,12 @@ void Supervisor::end_ranks() {
   header_.dismissed.store(1, std::memory_order_release);
   segment_.abort();
   if (loader_) kill(loader_->pid, SIGKILL);
+}
+
+// For good: while hosts agree on where to go on from, all ranks of this one may be dead.
+bool Supervisor::all_ended() const {
+  const bool leaves = ending_ns_ != 0 || header_.dismissed.load(std::memory_order_relaxed) != 0;
+  return !loader_ && ranks_.all_dead() && (leaves || !recovery_.under_way());
 }
 
 void Supervisor::kill_loader() {

@@ -182,7 +182,8 @@ int train(const TrainConfig& config, const Machine& machine, const ResumePoint* 
           int64_t began_ns) {
   const DatasetInfo dataset = describe_dataset(config.dataset, config.data);
   Job job = plan_job(with_data_found(config, dataset), machine, dataset, true,
-                     resume != nullptr ? resume->checkpoint : nullptr);
+                     resume != nullptr ? resume->checkpoint : nullptr,
+                     session != nullptr ? session->hosts() : HostPlan{});
   if (session != nullptr) session->preflight(job, resume);
   const RunDirectory directory = make_directory(config, job, resume, session);
   if (session != nullptr) {

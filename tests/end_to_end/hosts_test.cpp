@@ -123,7 +123,7 @@ TEST_F(HostsTest, BySshTheFirstHostStartsTheOthersAndNamesThoseThatFail) {
   write_file(scratch_ / "hosts", network_->hosts_file() + "nowhere addr=10.77.0.9 slots=1\n");
   const Ended end = run_annulus(kTrain, on(0));
   EXPECT_EQ(end.code, 2) << end.out << end.err;
-  expect_parts(end.err, {"[nowhere] ", "do not make a run", "nowhere ", "code 1: "});
+  expect_parts(end.err, {"[nowhere] ", "do not make a run", "nowhere ", "code 255: "});
   EXPECT_FALSE(contains(end.err, network_->name(1) + " |")) << end.err;  // those two came
   EXPECT_FALSE(contains(end.err, network_->name(2) + " |")) << end.err;
   expect_untouched();

@@ -29,7 +29,8 @@ TEST(HostCoordinator, ADeathAnywhereBringsAllBackToTheSmallestCommittedStep) {
   EXPECT_EQ(aborts[0].first, 0);
   EXPECT_EQ(aborts[1].first, 2);
   EXPECT_EQ(aborts[1].second.text, "host b: rank 0 was killed");
-  // Another one meanwhile is the same recovery.
+  // Another one meanwhile is the same recovery, but may have a reason of its own.
+  EXPECT_EQ(coordinator.receive(2, {.kind = Kind::kAbort, .attempt = 1, .text = "so was rank 1"}).size(), 2u);
   EXPECT_TRUE(coordinator.receive(2, attempt_message(Kind::kAbort, 1)).empty());
   EXPECT_TRUE(coordinator.receive(0, attempt_message(Kind::kParked, 1, 8)).empty());
   EXPECT_TRUE(coordinator.receive(2, attempt_message(Kind::kParked, 1, 7)).empty());
@@ -156,6 +157,24 @@ TEST(HostMember, OneHostAgreesWithItselfAtOnce) {
   failing->fail(137, "budget");
   EXPECT_EQ(failing->end()->text, "budget");
   EXPECT_EQ(failing->last_step(7), 7u);
+}
+
+TEST(HostMember, ARecoveryIsExplainedOnceAnotherHostHasSaidWhy) {
+  std::vector<HostMessage> sent;
+  HostMember member(1, [&](const HostMessage& message) { sent.push_back(message); });
+  member.aborted(1, "");
+  member.aborted(1, "");
+  member.aborted(1, "rank 0 died");  // what was seen first is understood later
+  member.aborted(1, "rank 1 died");
+  ASSERT_EQ(sent.size(), 2u);
+  EXPECT_EQ(sent[1].text, "rank 0 died");
+  member.receive({.kind = Kind::kAbort, .attempt = 1});
+  EXPECT_TRUE(member.must_abort(1));
+  EXPECT_FALSE(member.is_explained(1));
+  member.receive({.kind = Kind::kAbort, .attempt = 1, .text = "host a: rank 2 died"});
+  EXPECT_TRUE(member.is_explained(1));
+  EXPECT_FALSE(member.is_explained(2));
+  EXPECT_EQ(member.take_news(), std::vector<std::string>{"host a: rank 2 died"});
 }
 
 TEST(HostMember, WithoutItsCoordinatorAHostDecidesForItself) {
