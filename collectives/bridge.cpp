@@ -84,6 +84,13 @@ void Bridge::ring() {
   (void)!write(rung_.get(), &one, sizeof one);
 }
 
+// By the bridge's thread. What rang is looked for afterwards.
+void Bridge::sleep(const TcpTransport& transport) {
+  transport.sleep(rung_.get());
+  uint64_t rings;
+  (void)!read(rung_.get(), &rings, sizeof rings);
+}
+
 void Bridge::begin(uint32_t step) {
   check();
   CHECK(step_ == 0 || done() == schedules_.size());
@@ -206,7 +213,7 @@ void Bridge::serve() {
         // step.
         const bool written_over = wiring_.packing != nullptr || next == schedules_.size();
         while (written_over && !transport.flushed() && !leaving()) {
-          if (!transport.pump()) transport.sleep(rung_.get());
+          if (!transport.pump()) sleep(transport);
         }
         bytes_sent_.store(transport.bytes_sent(), std::memory_order_relaxed);
         done_.store(word(step, next), std::memory_order_release);  // B2
@@ -215,10 +222,7 @@ void Bridge::serve() {
     } catch (const StepError& error) {  // from another host: a new attempt has new connections
       throw LinkError(error.what());
     }
-    if (moved) continue;
-    transport.sleep(rung_.get());
-    uint64_t rings;
-    (void)!read(rung_.get(), &rings, sizeof rings);
+    if (!moved) sleep(transport);
   }
 }
 

@@ -74,7 +74,7 @@ class Bridge {
   // What its thread watches while it waits.
   struct Leave {
     std::function<bool()> asked;  // whether it is to end
-    int fd;                       // readable once something has changed
+    int fd;                       // eventfd, readable once something has changed
   };
   struct Wiring {
     // Gives the connections, by node, or fewer when it is asked to leave. Called on the bridge's thread; may
@@ -124,6 +124,7 @@ class Bridge {
   bool begun(Rounds& rounds, uint32_t step);
   bool advance(Rounds& rounds, uint32_t step, std::size_t bucket);
   void ring();
+  void sleep(const TcpTransport& transport);
 
   const BridgePlan plan_;
   const Wiring wiring_;

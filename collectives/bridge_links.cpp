@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -66,6 +67,9 @@ TcpTransport::Streams connect_all(const BridgePeers& peers, const Bridge::Leave&
       if (connector) fds.push_back({connector->fd(), POLLIN, 0});
     }
     (void)poll(fds.data(), fds.size(), static_cast<int>(kSleepSliceNs / 1'000'000));
+    // It rings for buckets, too, which wait until all are connected; unread it would let nobody sleep.
+    uint64_t rings;
+    (void)!read(leave.fd, &rings, sizeof rings);
     for (Link& link : acceptor.poll()) take(std::move(link));
     for (auto& connector : connectors) {
       if (!connector) continue;

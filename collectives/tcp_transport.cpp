@@ -125,7 +125,8 @@ void TcpTransport::sleep(int wake_fd) const {
     if (!peer.stream) continue;
     const int in = peer.stream->wants_to_read() ? POLLIN : 0;
     const int out = peer.stream->wants_to_write() ? POLLOUT : 0;
-    fds.push_back({peer.stream->fd(), static_cast<short>(in | out), 0});
+    // Of one that nothing is wanted of poll() would report its end, at once and for ever.
+    fds.push_back({in | out ? peer.stream->fd() : -1, static_cast<short>(in | out), 0});
   }
   if (wake_fd >= 0) fds.push_back({wake_fd, POLLIN, 0});
   (void)poll(fds.data(), fds.size(), static_cast<int>(kSleepSliceNs / 1'000'000));

@@ -649,5 +649,76 @@ TEST(BridgeLeaving, NeedsNoWordOfAPeer) {
   }
 }
 
+// --- Sleeping ---
+
+// Processor time of a bridge's thread while nothing can be done; a thread that sleeps has next to none,
+// however long the test waits.
+void expect_asleep(const Bridge& bridge) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  const int64_t before = bridge.cpu_ns();
+  std::this_thread::sleep_for(std::chrono::milliseconds(1'000));
+  EXPECT_LT(bridge.cpu_ns() - before, 50'000'000);
+}
+
+TEST(BridgeSleeps, WhileAPeerIsMissing) {
+  for (const int node : {0, 1}) {
+    Hosts hosts(2, false);
+    auto bridge = hosts.bridge(node, 1, nullptr);
+    bridge->begin(1);
+    bridge->submit();
+    expect_asleep(*bridge);
+  }
+}
+
+// A peer by hand, which says all of its part and takes two frames alone, while the exchange goes on.
+TEST(BridgeSleeps, WhileAPeerReadsNothing) {
+  int fds[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+  const int small = 4'096;
+  setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+  Hosts hosts(2, true);
+  auto bridge = hosts.bridge(0, 1, [&](const Bridge::Leave&) {
+    TcpTransport::Streams streams(2);
+    streams[1] = std::make_unique<FrameStream>(UniqueFd(fds[0]), "peer",
+                                               FrameStream::Limits{.most_payload = 1 << 20, .most_held = 64});
+    return streams;
+  });
+  FrameStream peer(UniqueFd(fds[1]), "bridge", {.most_payload = 1 << 20, .most_held = 2});
+  Descriptor of_peer{.step = 1, .attempt = 1, .type = Payload::kNothing, .source = 1, .bucket = UINT32_MAX};
+  peer.send(FrameKind::kPayload, of_peer, {});
+  of_peer.type = Payload::kInput;
+  of_peer.bucket = 0;
+  of_peer.call = kSlices[0].count() * sizeof(float);
+  const Bytes part(256 << 10);
+  bridge->begin(1);
+  bridge->submit();
+  for (std::size_t sent = 0; sent < of_peer.call; sent += part.size()) {
+    peer.send(FrameKind::kPayload, of_peer, part);
+    ++of_peer.chunk;
+  }
+  while (!peer.flushed()) peer.pump();
+  bridge->submit();
+  expect_asleep(*bridge);
+}
+
+// A connection that has ended is no news as long as nobody wants to read from it.
+TEST(BridgeSleeps, WhileItWantsNothingOfAPeerThatIsGone) {
+  int fds[2];
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+  TcpTransport::Streams streams(2);
+  streams[1] = std::make_unique<FrameStream>(UniqueFd(fds[0]), "peer",
+                                             FrameStream::Limits{.most_payload = 1, .most_held = 1});
+  TcpTransport transport(0, std::move(streams), DataType::kF32, {});
+  {
+    FrameStream peer(UniqueFd(fds[1]), "transport", {});
+    for (int i = 0; i < 2; ++i) peer.send(FrameKind::kPayload, {}, {});
+    while (!peer.flushed()) peer.pump();
+  }
+  ASSERT_NE(transport.peek(1), nullptr);
+  const auto begin = std::chrono::steady_clock::now();
+  transport.sleep();
+  EXPECT_GT(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(50));
+}
+
 }  // namespace
 }  // namespace annulus
