@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -79,10 +80,22 @@ class Hosts {
   void unpack(uint32_t step, int host, int rank, int bucket, const Messages& messages) {
     packings_[host * ranks_ + rank]->unpack(step, bucket, {messages.begin(), messages.end()});
   }
+  // What bridges do with what goes whole.
+  void sum_whole(int rank, int bucket) {
+    std::vector<float> sum(packings_[rank]->whole(bucket).size());
+    for (int host = 0; host < hosts_; ++host) {
+      const std::span<float> own = packings_[host * ranks_ + rank]->whole(bucket);
+      for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += own[i];
+    }
+    for (int host = 0; host < hosts_; ++host) {
+      std::ranges::copy(sum, packings_[host * ranks_ + rank]->whole(bucket).begin());
+    }
+  }
   void exchange(uint32_t step) {
     for (int rank = 0; rank < ranks_; ++rank) {
       for (int bucket = 0; bucket < std::ssize(buckets_.extents); ++bucket) {
         const Messages messages = pack(step, rank, bucket);
+        sum_whole(rank, bucket);
         for (int host = 0; host < hosts_; ++host) unpack(step, host, rank, bucket, messages);
       }
     }
