@@ -1,6 +1,8 @@
 #include "collectives/bridge.h"
 
+#include <pthread.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +17,7 @@ namespace annulus {
 namespace {
 
 constexpr int64_t kPartAlignment = 64;
+constexpr uint32_t kBegun = UINT32_MAX;  // in place of a bucket: the step has been begun
 
 // The part of a chunk that each host sums.
 std::vector<ShardRange> parts_of(int hosts, int64_t begin, int64_t count) {
@@ -55,16 +58,22 @@ Schedule BridgePlan::schedule(int64_t elements) const {
 Bridge::Bridge(const BridgePlan& plan, Wiring wiring)
     : plan_(plan), wiring_(std::move(wiring)), rung_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   CHECK(plan.hosts >= 2 && plan.hosts <= kMaxHosts && rung_);
-  for (const ShardRange& slice : plan_.slices) schedules_.push_back(plan_.schedule(slice.count()));
-  for (float* const array : wiring_.arrays) {
-    std::vector<Binding>& of_set = bindings_.emplace_back();
-    for (const ShardRange& slice : plan_.slices) {
-      Binding& binding = of_set.emplace_back();
-      binding.rounded = plan_.wire;
-      for (const Space space : {Space::kInput, Space::kOutput}) {
-        binding.shared[static_cast<int>(space)].assign(plan_.hosts,
-                                                       {reinterpret_cast<std::byte*>(array + slice.begin)});
-      }
+  const auto bind = [&](float* base) {
+    Binding binding;
+    binding.rounded = plan_.wire;
+    for (const Space space : {Space::kInput, Space::kOutput}) {
+      binding.shared[static_cast<int>(space)].assign(plan_.hosts, {reinterpret_cast<std::byte*>(base)});
+    }
+    return binding;
+  };
+  // By set of gradient buffers; what is packed lies in the same place in all of them.
+  bindings_.resize(wiring_.arrays.size());
+  for (int bucket = 0; bucket < static_cast<int>(plan_.slices.size()); ++bucket) {
+    const ShardRange& slice = plan_.slices[bucket];
+    const std::span<float> whole = wiring_.packing ? wiring_.packing->whole(bucket) : std::span<float>();
+    schedules_.push_back(plan_.schedule(wiring_.packing ? std::ssize(whole) : slice.count()));
+    for (std::size_t set = 0; set < bindings_.size(); ++set) {
+      bindings_[set].push_back(bind(wiring_.packing ? whole.data() : wiring_.arrays[set] + slice.begin));
     }
   }
   thread_ = std::thread([this] { run(); });
@@ -86,6 +95,8 @@ void Bridge::begin(uint32_t step) {
   CHECK(step_ == 0 || done() == schedules_.size());
   step_ = step;
   submitted_ = 0;
+  handed_.store(word(step, 0), std::memory_order_release);
+  if (wiring_.packing != nullptr) ring();  // tells the others
 }
 
 void Bridge::submit() {
@@ -97,6 +108,15 @@ void Bridge::submit() {
 std::size_t Bridge::done() const {
   const uint64_t done = done_.load(std::memory_order_acquire);  // B3
   return static_cast<uint32_t>(done >> 32) == step_ ? static_cast<uint32_t>(done) : 0;
+}
+
+int64_t Bridge::cpu_ns() const {
+  clockid_t clock;
+  timespec time{};
+  if (pthread_getcpuclockid(const_cast<std::thread&>(thread_).native_handle(), &clock) == 0) {
+    clock_gettime(clock, &time);
+  }
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
 void Bridge::check() const {
@@ -114,16 +134,69 @@ void Bridge::run() {
   }
 }
 
+// What is under way.
+struct Bridge::Rounds {
+  explicit Rounds(TcpTransport& transport) : executor(transport), gather(transport) {}
+
+  Executor executor;
+  MessageGather gather;
+  enum class Stage { kBetween, kBeginning, kSumming, kGathering } stage = Stage::kBetween;
+  Executor::Run run;
+  std::span<const std::byte> message;  // of what is packed
+  uint32_t begun = 0;                  // the step that all hosts have begun
+};
+
+// Whether the bucket is done.
+bool Bridge::advance(Rounds& rounds, uint32_t step, std::size_t bucket) {
+  using Stage = Rounds::Stage;
+  const RunLabel label{.phase = Phase::kStep,
+                       .step = step,
+                       .bucket = static_cast<uint32_t>(bucket),
+                       .attempt = wiring_.attempt};
+  BridgePacking* const packing = wiring_.packing.get();
+  const int index = static_cast<int>(bucket);
+  if (rounds.stage == Stage::kBetween) {
+    if (packing != nullptr) rounds.message = packing->pack(step, index);
+    rounds.run = {.schedule = &schedules_[bucket],
+                  .binding = &bindings_[step % bindings_.size()][bucket],
+                  .label = label};
+    rounds.stage = Stage::kSumming;
+  }
+  if (rounds.stage == Stage::kSumming) {
+    if (!rounds.executor.advance(rounds.run)) return false;
+    if (packing != nullptr) rounds.gather.begin(label, rounds.message, packing->most_bytes(index));
+    rounds.stage = Stage::kGathering;
+  }
+  if (packing != nullptr) {
+    if (!rounds.gather.advance()) return false;
+    packing->unpack(step, index, rounds.gather.messages());
+  }
+  rounds.stage = Stage::kBetween;
+  return true;
+}
+
+// Whether all hosts have begun the step.
+bool Bridge::begun(Rounds& rounds, uint32_t step) {
+  if (wiring_.packing == nullptr || rounds.begun == step) return true;
+  if (rounds.stage == Rounds::Stage::kBetween) {
+    rounds.gather.begin({.phase = Phase::kStep, .step = step, .bucket = kBegun, .attempt = wiring_.attempt},
+                        {}, 0);
+    rounds.stage = Rounds::Stage::kBeginning;
+  }
+  if (!rounds.gather.advance()) return false;
+  rounds.stage = Rounds::Stage::kBetween;
+  rounds.begun = step;
+  return true;
+}
+
 void Bridge::serve() {
   const auto leaving = [this] { return leave_.load(std::memory_order_acquire); };
   TcpTransport::Streams streams = wiring_.connect({leaving, rung_.get()});
   if (leaving()) return;
   TcpTransport transport(plan_.node, std::move(streams), plan_.wire, wiring_.notes);
-  Executor executor(transport);
+  Rounds rounds(transport);
   uint32_t step = 0;
   std::size_t next = 0;  // bucket
-  Executor::Run run;
-  int64_t awake = now_ns();
   while (!leaving()) {
     const uint64_t handed = handed_.load(std::memory_order_acquire);  // B1
     if (static_cast<uint32_t>(handed >> 32) != step) {
@@ -131,38 +204,28 @@ void Bridge::serve() {
       next = 0;
     }
     bool moved = transport.pump();
-    while (next < static_cast<uint32_t>(handed)) {
-      if (run.schedule == nullptr) {
-        run = {.schedule = &schedules_[next],
-               .binding = &bindings_[step % bindings_.size()][next],
-               .label = {.phase = Phase::kStep,
-                         .step = step,
-                         .bucket = static_cast<uint32_t>(next),
-                         .attempt = wiring_.attempt}};
+    try {
+      while (step != 0 && begun(rounds, step) && next < static_cast<uint32_t>(handed) &&
+             advance(rounds, step, next)) {
+        moved = true;
+        ++next;
+        // A message is written over by the next one, and what is sent of the step's last slice by the next
+        // step.
+        const bool written_over = wiring_.packing != nullptr || next == schedules_.size();
+        while (written_over && !transport.flushed() && !leaving()) {
+          if (!transport.pump()) transport.sleep(rung_.get());
+        }
+        bytes_sent_.store(transport.bytes_sent(), std::memory_order_relaxed);
+        done_.store(word(step, next), std::memory_order_release);  // B2
+        wiring_.wake();
       }
-      try {
-        if (!executor.advance(run)) break;
-      } catch (const StepError& error) {  // from another host: a new attempt has new connections
-        throw LinkError(error.what());
-      }
-      run.schedule = nullptr;
-      moved = true;
-      ++next;
-      // What is still to be sent of the step's last slice must not be written over by the next step.
-      while (next == schedules_.size() && !transport.flushed() && !leaving()) {
-        if (!transport.pump()) transport.sleep();
-      }
-      done_.store(word(step, next), std::memory_order_release);  // B2
-      wiring_.wake();
+    } catch (const StepError& error) {  // from another host: a new attempt has new connections
+      throw LinkError(error.what());
     }
     if (moved) continue;
-    bytes_sent_.store(transport.bytes_sent(), std::memory_order_relaxed);
-    const int64_t asleep = now_ns();
-    busy_ns_.store(busy_ns_.load(std::memory_order_relaxed) + asleep - awake, std::memory_order_relaxed);
     transport.sleep(rung_.get());
     uint64_t rings;
     (void)!read(rung_.get(), &rings, sizeof rings);
-    awake = now_ns();
   }
 }
 

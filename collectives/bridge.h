@@ -34,6 +34,7 @@
 #include <vector>
 
 #include "collectives/exchange.h"
+#include "collectives/message_gather.h"
 #include "collectives/tcp_transport.h"
 #include "collectives/unique_fd.h"
 
@@ -54,6 +55,23 @@ struct BridgePlan {
   Schedule schedule(int64_t elements) const;
 };
 
+// What hosts send of a slice, where that is not all of it. Some elements go whole, and are summed on the way
+// as all others are; of the rest each host sends a message to each other one, and makes the sum of them
+// itself. Called on the bridge's thread.
+class BridgePacking {
+ public:
+  virtual ~BridgePacking() = default;
+  // What goes whole, as pack() has filled it: whole blocks, as many on all hosts, at one place for ever.
+  virtual std::span<float> whole(int bucket) = 0;
+  // The message of the bucket's slice, which holds this host's sum; valid until the next pack().
+  virtual std::span<const std::byte> pack(uint32_t step, int bucket) = 0;
+  // The most bytes that a message of the bucket may have.
+  virtual uint64_t most_bytes(int bucket) const = 0;
+  // Writes the sums over all hosts to the slice: of what went whole, from whole(), and of the messages, by
+  // node. Throws LinkError for a message that pack() cannot have made.
+  virtual void unpack(uint32_t step, int bucket, const std::vector<std::span<const std::byte>>& messages) = 0;
+};
+
 class Bridge {
  public:
   // What its thread watches while it waits.
@@ -65,7 +83,10 @@ class Bridge {
     // Gives the connections, by node, or fewer when it is asked to leave. Called on the bridge's thread; may
     // throw LinkError.
     std::function<TcpTransport::Streams(const Leave&)> connect;
-    std::vector<float*> arrays;      // by set of gradient buffers: where the rank's slices are
+    std::vector<float*> arrays;  // by set of gradient buffers: where the rank's slices are
+    // Null: slices are sent whole. Where there is one, no pack() of a step comes before all hosts have begun
+    // that step, so that nobody will go back behind the step before.
+    std::unique_ptr<BridgePacking> packing = nullptr;
     uint32_t attempt = 0;            // that frames carry
     TcpTransport::Notes notes = {};  // called on the bridge's thread
     std::function<void()> wake;      // rings the doorbell of whoever waits for done(); any thread may call it
@@ -92,15 +113,19 @@ class Bridge {
   // Throws what the bridge's thread has thrown.
   void check() const;
 
-  uint64_t bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }  // headers included
-  int64_t busy_ns() const {
-    return busy_ns_.load(std::memory_order_relaxed);
-  }  // that the thread did not sleep
+  uint64_t bytes_sent() const {
+    return bytes_sent_.load(std::memory_order_relaxed);
+  }  // of done() buckets, headers included
+  // Processor time of the bridge's thread.
+  int64_t cpu_ns() const;
 
  private:
+  struct Rounds;
   static uint64_t word(uint32_t step, std::size_t buckets) { return uint64_t{step} << 32 | buckets; }
   void run();
   void serve();
+  bool begun(Rounds& rounds, uint32_t step);
+  bool advance(Rounds& rounds, uint32_t step, std::size_t bucket);
   void ring();
 
   const BridgePlan plan_;
@@ -117,7 +142,6 @@ class Bridge {
   std::atomic<bool> leave_{false};
   alignas(kRankSpacing) std::atomic<uint64_t> done_{0};  // by the bridge's thread
   std::atomic<uint64_t> bytes_sent_{0};
-  std::atomic<int64_t> busy_ns_{0};
   std::atomic<bool> failed_{false};
   std::exception_ptr failure_;  // valid once failed_ is set
   std::thread thread_;

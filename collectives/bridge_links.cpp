@@ -16,7 +16,7 @@ namespace annulus {
 namespace {
 
 // A part of a chunk is the most that is sent at once.
-constexpr FrameStream::Limits kLimits{.most_payload = kChunkElements * sizeof(float), .most_held = 16};
+constexpr FrameStream::Limits kLimits{.most_payload = kChunkElements * sizeof(float), .most_held = 64};
 
 // The same rank, in the same attempt.
 Refusal compare_ranks(const Identity& own, const Identity& peer) {

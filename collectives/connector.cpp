@@ -46,7 +46,7 @@ std::optional<Link> Connector::poll() {
       // socket meets itself.
       rest(std::strerror(ECONNREFUSED));
     } else {
-      last_ = "connected, but without an answer";
+      last_ = "connected, but the peer says nothing";
       handshake_.emplace(secret_, own_, policy_);
     }
   }
@@ -74,7 +74,6 @@ std::optional<Link> Connector::poll() {
 void Connector::begin() {
   fd_ = start_connect(to_);
   if (!fd_) return rest(std::strerror(errno));
-  last_ = "no answer";
   events_.add(fd_.get(), kConnection, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
 }
 

@@ -57,7 +57,7 @@ class Connector {
   const int64_t begin_ns_, limit_ns_;
   EventPoll events_;
   int64_t next_try_ns_ = 0;
-  std::string last_;  // what became of the last try
+  std::string last_ = "no answer";  // what became of the last try, as far as is known
   // Of this try; no descriptor between tries, no handshake before it is connected.
   UniqueFd fd_;
   std::optional<ClientHandshake> handshake_;

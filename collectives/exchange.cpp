@@ -29,6 +29,19 @@ std::vector<Binding> bind(const ExchangeMemory& memory) {
 
 }  // namespace
 
+ShardRange slice_of(int rank, int ranks, const BucketExtent& bucket) {
+  const ShardRange even = deal(rank, ranks, bucket.blocks);
+  if (bucket.cuts.empty()) return even;
+  const auto nearest = [&](int64_t block) {
+    if (block == 0 || block == bucket.blocks) return block;
+    const auto above = std::lower_bound(bucket.cuts.begin(), bucket.cuts.end(), block);
+    const int64_t high = above == bucket.cuts.end() ? bucket.blocks : *above;
+    const int64_t low = above == bucket.cuts.begin() ? 0 : *(above - 1);
+    return block - low < high - block ? low : high;
+  };
+  return {nearest(even.begin), nearest(even.end)};
+}
+
 const char* to_string(Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::kDirect:

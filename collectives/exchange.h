@@ -34,12 +34,11 @@ inline constexpr int64_t kBlockElements = 4096;
 struct BucketExtent {
   int64_t offset = 0;  // elements, a multiple of kBlockElements
   int64_t blocks = 0;
+  std::vector<int64_t> cuts = {};  // blocks at which a slice may begin, ascending; none: at every one
 };
 
-// The blocks of a bucket that `rank` owns.
-inline ShardRange slice_of(int rank, int ranks, const BucketExtent& bucket) {
-  return deal(rank, ranks, bucket.blocks);
-}
+// The blocks of a bucket that `rank` owns: as many as others, or as near to that as the cuts allow.
+ShardRange slice_of(int rank, int ranks, const BucketExtent& bucket);
 
 // What an exchange sees of the segment.
 struct ExchangeMemory {

@@ -33,10 +33,8 @@ void TcpTransport::post(int index, const Descriptor& descriptor, const std::byte
   }
   if (is_narrow() && !bytes.empty()) {
     const int64_t elements = static_cast<int64_t>(descriptor.length / sizeof(float));
-    std::vector<std::byte>& narrow_bytes =
-        peer.narrowed
-            .emplace_back(peer.stream->queued() + 1, std::vector<std::byte>(elements * size_of(wire_)))
-            .bytes;
+    peer.narrowed.push_back({peer.stream->queued() + 1, std::vector<std::byte>(elements * size_of(wire_))});
+    std::vector<std::byte>& narrow_bytes = peer.narrowed.back().bytes;
     narrow(wire_, elements, reinterpret_cast<const float*>(payload), narrow_bytes.data());
     bytes = narrow_bytes;
   }

@@ -122,7 +122,8 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
   Planned planned = ask_planner(spec, resolved);
   std::vector<std::string> warnings = placement.warnings;
   for (std::string& warning : settle_precision(planned, resolved)) warnings.push_back(std::move(warning));
-  BucketPlan buckets = plan_buckets(planned.network, static_cast<int64_t>(resolved.bucket_mb * (1 << 20)));
+  BucketPlan buckets = plan_buckets(planned.network, static_cast<int64_t>(resolved.bucket_mb * (1 << 20)),
+                                    keeps_host_residual(resolved));
   int64_t largest_bucket = 0;
   for (const BucketExtent& bucket : buckets.extents) {
     largest_bucket = std::max<int64_t>(largest_bucket, bucket.blocks * kBlockElements * sizeof(float));
@@ -156,9 +157,8 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
           .notes = std::move(notes),
           .warnings = std::move(warnings)};
   RunPlan& run = job.run;
-  run.checkpoint =
-      plan_checkpoint(run.spec, run.network, run.buckets, moment_names(run.config), run.config.staleness != 0,
-                      keeps_residuals(run.config) ? run.config.shards : 0);
+  run.checkpoint = plan_checkpoint(run.spec, run.network, run.buckets, moment_names(run.config),
+                                   run.config.staleness != 0, run.segment_inputs().residual_arrays());
   run.resumed = resumed;
   run.hosts = hosts;
   job.segment = plan_segment(run.segment_inputs());

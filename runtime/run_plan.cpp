@@ -30,7 +30,9 @@ SegmentInputs RunPlan::segment_inputs() const {
           .staleness = config.staleness,
           .waiting_threads = comm_cpus.empty() ? 1 : 2,
           .norms = config.clip > 0,
-          .residuals = keeps_residuals(config),
+          .residuals = keeps_residuals(config)       ? SegmentInputs::ResidualsOf::kShards
+                       : keeps_host_residual(config) ? SegmentInputs::ResidualsOf::kHost
+                                                     : SegmentInputs::ResidualsOf::kNobody,
           .snapshot = makes_checkpoints(config),
           .dataset = dataset};
 }

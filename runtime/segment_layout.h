@@ -7,12 +7,12 @@
 //              rank's    any        receiver's  a slice's pages on    rank's node             all nodes of
 //              node      node       node        its owner's node                              ranks in turn
 //
-// With --clip there is a section of norms behind the versions (norm_meeting.h). With --compress topk
-// --compress-where all there are residuals behind the gradients: 2 generations for each shard, on the node of
-// the rank that computes it. Where checkpoints are made during the run there is a snapshot behind them: the
-// arrays of one generation. There are 0, 1 or 2 arrays of moments. With --staleness 1 there is a third
-// generation of weights behind the two of weights and moments, and gradients have two sets of buffers, not
-// one.
+// With --clip there is a section of norms behind the versions (norm_meeting.h). With --compress topk there
+// are residuals behind the gradients: 2 generations for each shard, on the node of the rank that computes it
+// (--compress-where all), or 2 for the host (bridge). Where checkpoints are made during the run there is a
+// snapshot behind them: the arrays of one generation. There are 0, 1 or 2 arrays of moments. With --staleness
+// 1 there is a third generation of weights behind the two of weights and moments, and gradients have two sets
+// of buffers, not one.
 //
 // Sections start on pages. Everything inside is 64-byte aligned, words of different ranks 128 bytes apart or
 // more. Who writes what is said at each field; nothing is allocated after the fork and no lock lives here.
@@ -101,7 +101,7 @@ struct RankPart {
   std::atomic<int64_t> held_ns;                      // waited for copies of generations
   std::atomic<uint64_t> descriptors, bytes;          // ExchangeCounts, as of the last finished step
   std::atomic<uint64_t> wire_bytes;                  // sent to other hosts, likewise
-  std::atomic<int64_t> wire_ns;                      // that its bridge's thread was awake, likewise
+  std::atomic<int64_t> wire_ns;                      // processor time of its bridge's thread, likewise
   char failure[1024];  // why the rank gave up, zero-terminated; valid once state is kFailed or kLinkFailed
 
   EvalRing evaluations;
@@ -132,8 +132,9 @@ struct SegmentInputs {
   int staleness = 0;        // 1: an update goes on while the next step computes
   int waiting_threads = 1;  // of each rank; 2: exchanges have threads of their own
   bool norms = false;       // whether ranks meet for the norm of the gradient
-  bool residuals = false;   // whether shards keep what top-k has not sent
-  bool snapshot = false;    // whether checkpoints are made during the run
+  // Who keeps what top-k has not sent.
+  enum class ResidualsOf : uint8_t { kNobody, kShards, kHost } residuals = ResidualsOf::kNobody;
+  bool snapshot = false;  // whether checkpoints are made during the run
   DatasetInfo dataset;
 
   // While step k computes on what step k-2 wrote, step k-1 still reads that and writes another; should step
@@ -145,7 +146,9 @@ struct SegmentInputs {
   int snapshot_arrays() const {
     return snapshot ? state_arrays + staleness + static_cast<int>(residual_arrays()) : 0;
   }
-  int64_t residual_arrays() const { return residuals ? shards : 0; }  // of one generation
+  int64_t residual_arrays() const {  // of one generation
+    return residuals == ResidualsOf::kShards ? shards : residuals == ResidualsOf::kHost ? 1 : 0;
+  }
 
   ExchangePlan exchange() const { return {algorithm, ranks, shards, buckets.extents, domains}; }
 };
@@ -161,7 +164,7 @@ struct SegmentPlan {
   uint64_t gradient_buffer_bytes = 0;
   std::vector<int> gradient_buffers;       // per rank, in each set
   std::vector<uint64_t> gradient_offsets;  // per rank: bytes from the segment's start
-  std::vector<uint64_t> residual_offsets;  // per shard, of its two generations: likewise
+  std::vector<uint64_t> residual_offsets;  // per shard, or of the host: of its two generations, likewise
   uint64_t train_images = 0, train_labels = 0, test_images = 0,
            test_labels = 0;  // bytes from the segment's start
 

@@ -109,6 +109,11 @@ inline bool keeps_residuals(const TrainConfig& config) {
   return compresses_shards(config) && config.compress == "topk";
 }
 
+// Whether top-k leaves of each host's gradient what it does not send to the others.
+inline bool keeps_host_residual(const TrainConfig& config) {
+  return config.host_count > 1 && config.compress == "topk" && config.compress_where == "bridge";
+}
+
 inline bool uses_momentum(const TrainConfig& config) {
   return config.optimizer == "momentum" || config.optimizer == "nesterov";
 }

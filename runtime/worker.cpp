@@ -9,6 +9,7 @@
 #include "kernels/image_batch.h"
 #include "kernels/reduce.h"
 #include "runtime/initial_weights.h"
+#include "runtime/top_k_packing.h"
 #include "telemetry/check.h"
 
 namespace annulus {
@@ -130,8 +131,9 @@ void Worker::prepare() {
   populate(segment_.base() + plan.state.offset, plan.state.bytes, beat);
   populate(segment_.gradients(rank_, 0),
            header_.gradient_sets * plan.gradient_buffers[rank_] * plan.gradient_buffer_bytes, beat);
+  const uint64_t both = 2 * plan.state_array_bytes;
+  if (keeps_host_residual(run_.config)) populate(segment_.residual_after(0, 0), both, beat);
   if (keeps_residuals(run_.config)) {
-    const uint64_t both = 2 * plan.state_array_bytes;
     for (int64_t shard = shards_.begin; shard < shards_.end; ++shard) {
       populate(segment_.residual_after(0, shard), both, beat);
     }
@@ -202,7 +204,14 @@ void Worker::make_bridge() {
   for (uint32_t set = 0; set < header_.gradient_sets; ++set) {
     wiring.arrays.push_back(segment_.gradients(rank_, 0, static_cast<int>(set)));
   }
-  bridge_ = std::make_unique<Bridge>(run_.bridge(rank_), std::move(wiring));
+  const BridgePlan plan = run_.bridge(rank_);
+  if (keeps_host_residual(run_.config)) {
+    wiring.packing = std::make_unique<TopKPacking>(
+        run_.config.ratio.value_or(kRatio), run_.network, run_.buckets, plan.slices,
+        TopKPacking::Arrays{.gradients = [this](uint32_t step) { return gradients(step, 0); },
+                            .residual = [this](uint32_t step) { return segment_.residual_after(step, 0); }});
+  }
+  bridge_ = std::make_unique<Bridge>(plan, std::move(wiring));
 }
 
 // The part of a parameter that this rank owns, in elements from the base of any array of parameters.
@@ -377,7 +386,7 @@ void Worker::finish_update() {
   part_.bytes.store(counted_.bytes + counts.bytes, std::memory_order_relaxed);
   if (bridge_) {
     part_.wire_bytes.store(counted_.wire_bytes + bridge_->bytes_sent(), std::memory_order_relaxed);
-    part_.wire_ns.store(counted_.wire_ns + bridge_->busy_ns(), std::memory_order_relaxed);
+    part_.wire_ns.store(counted_.wire_ns + bridge_->cpu_ns(), std::memory_order_relaxed);
   }
 }
 

@@ -66,12 +66,14 @@ class Hosts {
             .program_hash = 9};
   }
   std::unique_ptr<Bridge> bridge(
-      int node, float* array, std::function<void()> wake = [] {}, uint32_t attempt = 1) {
+      int node, float* array, std::function<void()> wake = [] {}, uint32_t attempt = 1,
+      std::unique_ptr<BridgePacking> packing = nullptr) {
     return std::make_unique<Bridge>(
         BridgePlan{.hosts = count(), .node = node, .slices = slices_, .wire = wire_},
         Bridge::Wiring{
             .connect = connect_bridge({identity(node, attempt), secret_, addresses_, listeners_[node].get()}),
             .arrays = {array},
+            .packing = std::move(packing),
             .attempt = attempt,
             .notes = {[node] { return 100u + node; },
                       [this, node](uint32_t note) { notes_read_[node]->store(note); }},
@@ -201,6 +203,115 @@ TEST(Bridge, MeetsOnlyItsOwnAttempt) {
   first->check();
   EXPECT_EQ(a, sum);
   EXPECT_EQ(b, sum);
+}
+
+// Packs nothing but the first element of each block, and counts what it is asked for.
+class FirstOfBlocks final : public BridgePacking {
+ public:
+  FirstOfBlocks(float* array, std::vector<ShardRange> slices)
+      : array_(array), slices_(std::move(slices)), whole_(slices_.size(), std::vector<float>(kBlock)) {}
+  std::span<float> whole(int bucket) override { return whole_[bucket]; }
+  std::span<const std::byte> pack(uint32_t step, int bucket) override {
+    message_.clear();
+    whole_[bucket].assign(kBlock, static_cast<float>(bucket) + array_[0]);
+    for (int64_t i = slices_[bucket].begin; i < slices_[bucket].end; i += kBlock) {
+      // As many bytes as step and block say, so that messages have frames in any number.
+      message_.insert(message_.end(), (i / kBlock + step) % 3 * 100'000 + 1, array_[i]);
+    }
+    return std::as_bytes(std::span(message_));
+  }
+  uint64_t most_bytes(int bucket) const override {
+    return (slices_[bucket].count() / kBlock) * 300'001 * sizeof(float);
+  }
+  void unpack(uint32_t, int bucket, const std::vector<std::span<const std::byte>>& messages) override {
+    for (int64_t i = slices_[bucket].begin; i < slices_[bucket].end; ++i) array_[i] = 0;
+    whole_sum = whole_[bucket][kBlock - 1];
+    for (const auto& message : messages) {
+      float first = 0;
+      if (message.size() >= sizeof first) std::memcpy(&first, message.data(), sizeof first);
+      if (slices_[bucket].count() > 0) array_[slices_[bucket].begin] += first;
+    }
+  }
+
+  float whole_sum = 0;  // of the last bucket
+
+ private:
+  float* array_;
+  std::vector<ShardRange> slices_;
+  std::vector<std::vector<float>> whole_;
+  std::vector<float> message_;
+};
+
+TEST(Bridge, GathersPackedMessages) {
+  for (const int count : {2, 3, 4}) {
+    const std::vector<ShardRange> slices{{0, 2 * kBlock}, {2 * kBlock, 2 * kBlock}, {3 * kBlock, 6 * kBlock}};
+    Hosts hosts(count, slices);
+    std::vector<std::vector<float>> arrays(count);
+    std::vector<FirstOfBlocks*> packings;
+    std::vector<std::unique_ptr<Bridge>> bridges;
+    for (int node = 0; node < count; ++node) {
+      arrays[node].resize(6 * kBlock);
+      auto packing = std::make_unique<FirstOfBlocks>(arrays[node].data(), slices);
+      packings.push_back(packing.get());
+      bridges.push_back(hosts.bridge(
+          node, arrays[node].data(), [] {}, 1, std::move(packing)));
+    }
+    for (uint32_t step = 1; step <= 4; ++step) {
+      for (int node = 0; node < count; ++node) {
+        std::fill(arrays[node].begin(), arrays[node].end(), static_cast<float>(step * (node + 1)));
+        bridges[node]->begin(step);
+      }
+      for (std::size_t bucket = 0; bucket < slices.size(); ++bucket) {
+        for (int node = 0; node < count; ++node) bridges[node]->submit();
+      }
+      for (int node = 0; node < count; ++node) {
+        wait_for(*bridges[node], slices.size());
+        bridges[node]->check();
+        const float sum = static_cast<float>(step * count * (count + 1) / 2);
+        EXPECT_EQ(arrays[node][0], sum);
+        EXPECT_EQ(arrays[node][3 * kBlock], sum);
+        EXPECT_EQ(arrays[node][3 * kBlock + 1], 0);
+        // Each host's first element is the sum by then, as the first bucket is done.
+        EXPECT_EQ(packings[node]->whole_sum, count * (2 + sum));
+      }
+    }
+  }
+}
+
+// Nothing is packed, and so no residual written over, before all hosts have begun the step.
+TEST(Bridge, PacksOnlyWhatAllHostsHaveBegun) {
+  const std::vector<ShardRange> slices{{0, kBlock}};
+  Hosts hosts(2, slices);
+  std::vector<float> a(kBlock, 1), b(kBlock, 2);
+  struct Watched final : BridgePacking {
+    Watched(float* array, std::vector<ShardRange> slices, std::atomic<int>& packed)
+        : inner(array, std::move(slices)), packed(packed) {}
+    std::span<float> whole(int bucket) override { return inner.whole(bucket); }
+    std::span<const std::byte> pack(uint32_t step, int bucket) override {
+      ++packed;
+      return inner.pack(step, bucket);
+    }
+    uint64_t most_bytes(int bucket) const override { return inner.most_bytes(bucket); }
+    void unpack(uint32_t step, int bucket, const std::vector<std::span<const std::byte>>& messages) override {
+      inner.unpack(step, bucket, messages);
+    }
+    FirstOfBlocks inner;
+    std::atomic<int>& packed;
+  };
+  std::atomic<int> packed{0};
+  auto first = hosts.bridge(
+      0, a.data(), [] {}, 1, std::make_unique<Watched>(a.data(), slices, packed));
+  auto second = hosts.bridge(
+      1, b.data(), [] {}, 1, std::make_unique<FirstOfBlocks>(b.data(), slices));
+  first->begin(1);
+  first->submit();
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_EQ(packed, 0);
+  second->begin(1);
+  second->submit();
+  wait_for(*first, 1);
+  EXPECT_EQ(packed, 1);
+  EXPECT_EQ(a[0], 3);
 }
 
 // Hosts that are not in the same step end the attempt, not the program.

@@ -183,7 +183,7 @@ TEST(Segment, keeps_two_generations_of_residuals_for_each_shard_where_they_are_k
   SegmentInputs inputs = inputs_for(2, 2);
   EXPECT_EQ(Segment(plan_segment(inputs), inputs, 0, kNoBind).residual_after(1, 0), nullptr);
   inputs.shards = 5;
-  inputs.residuals = true;
+  inputs.residuals = SegmentInputs::ResidualsOf::kShards;
   const Segment segment(plan_segment(inputs), inputs, 0, kNoBind);
   const Section all = segment.header().residuals;
   std::set<float*> arrays;

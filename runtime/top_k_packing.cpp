@@ -1,0 +1,160 @@
+#include "runtime/top_k_packing.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/reduce.h"
+#include "telemetry/check.h"
+#include "telemetry/error.h"
+
+namespace annulus {
+namespace {
+
+struct WeightHeader {
+  uint32_t bytes;    // of the sparse vector
+  int32_t exponent;  // its values are 2^exponent times what they stand for
+};
+
+// The largest value is brought below this power of two; fp16 has numbers below 2^16.
+constexpr int kTopExponent = 15;
+
+constexpr int kMostExponent = 120;  // so that the scale and its inverse are normal numbers
+
+int exponent_for(std::span<const float> values) {
+  float largest = 0;
+  for (const float value : values) largest = std::max(largest, std::abs(value));
+  if (largest == 0) return 0;
+  return std::clamp(kTopExponent - (std::ilogb(largest) + 1), -kMostExponent, kMostExponent);
+}
+
+bool all_finite(std::span<const float> values) {
+  return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
+}
+
+int64_t bound_for(int64_t elements, int64_t count) {
+  return std::max(encoded_bound(elements, count, SparseFormat::kCompact),
+                  encoded_bound(elements, count, SparseFormat::kExact));
+}
+
+}  // namespace
+
+TopKPacking::TopKPacking(double ratio, const NetworkPlan& network, const BucketPlan& buckets,
+                         const std::vector<ShardRange>& slices, Arrays arrays)
+    : buckets_(slices.size()), arrays_(std::move(arrays)) {
+  for (int i = 0; i < std::ssize(network.parameters); ++i) {
+    const ParameterPlan& parameter = network.parameters[i];
+    const ShardRange& slice = slices[buckets.bucket_of[i]];
+    const int64_t offset = buckets.offsets[i], elements = parameter.layout.padded_elements();
+    const ShardRange own{std::max(offset, slice.begin), std::min(offset + elements, slice.end)};
+    if (own.count() <= 0) continue;
+    Bucket& bucket = buckets_[buckets.bucket_of[i]];
+    if (!has_residual(parameter.role)) {
+      bucket.small.push_back(own);
+      continue;
+    }
+    CHECK(own.count() == elements, "a slice ends within {}", parameter.name);
+    bucket.weights.push_back({offset, elements, count_for(ratio, parameter.layout.elements())});
+    bucket.most_bytes += sizeof(WeightHeader) + bound_for(elements, bucket.weights.back().sent);
+  }
+  std::size_t most = 0;
+  for (Bucket& bucket : buckets_) {
+    int64_t elements = 0;
+    for (const ShardRange& range : bucket.small) elements += range.count();
+    bucket.whole.resize((elements + kBlockElements - 1) / kBlockElements * kBlockElements);
+    most = std::max<std::size_t>(most, bucket.most_bytes);
+  }
+  message_.resize(most);
+}
+
+std::span<const std::byte> TopKPacking::pack(uint32_t step, int index) {
+  Bucket& bucket = buckets_[index];
+  const float* const gradients = arrays_.gradients(step);
+  float* next = bucket.whole.data();
+  for (const ShardRange& range : bucket.small) {
+    next = std::copy(gradients + range.begin, gradients + range.end, next);
+  }
+  std::size_t at = 0;
+  for (const Weight& weight : bucket.weights)
+    at += pack_weight(step, weight, std::span(message_).subspan(at));
+  return std::span(message_).first(at);
+}
+
+std::size_t TopKPacking::pack_weight(uint32_t step, const Weight& weight, std::span<std::byte> out) {
+  float* const new_residual = arrays_.residual(step) + weight.offset;
+  const SparseView sent = top_k_.select(weight.sent, weight.elements, arrays_.gradients(step) + weight.offset,
+                                        arrays_.residual(step - 1) + weight.offset, new_residual);
+  WeightHeader header{};
+  SparseFormat format = SparseFormat::kExact;
+  std::span<const float> values = sent.values;
+  if (all_finite(sent.values)) {
+    format = SparseFormat::kCompact;
+    header.exponent = exponent_for(sent.values);
+    const float scale = std::ldexp(1.0f, header.exponent), back = std::ldexp(1.0f, -header.exponent);
+    scaled_.resize(sent.values.size());
+    for (std::size_t i = 0; i < scaled_.size(); ++i) scaled_[i] = scale * sent.values[i];
+    rounded_.resize(scaled_.size());
+    narrow(DataType::kF16, std::ssize(scaled_), scaled_.data(), rounded_.data());
+    widen(DataType::kF16, std::ssize(scaled_), rounded_.data(), scaled_.data());
+    for (std::size_t i = 0; i < scaled_.size(); ++i) {
+      new_residual[sent.indices[i]] = sent.values[i] - back * scaled_[i];
+    }
+    values = scaled_;
+  }
+  header.bytes = static_cast<uint32_t>(
+      encode(weight.elements, sent.indices, values, format, out.subspan(sizeof header)));
+  std::memcpy(out.data(), &header, sizeof header);
+  return sizeof header + header.bytes;
+}
+
+void TopKPacking::unpack(uint32_t step, int index, const std::vector<std::span<const std::byte>>& messages) {
+  const Bucket& bucket = buckets_[index];
+  float* const gradients = arrays_.gradients(step);
+  const float* next = bucket.whole.data();
+  for (const ShardRange& range : bucket.small) {
+    std::copy_n(next, range.count(), gradients + range.begin);
+    next += range.count();
+  }
+  std::vector<std::span<const std::byte>> left = messages;
+  const auto refuse = [](std::size_t host, const std::string& what) {
+    throw LinkError(fmt::format("host {}'s message is refused: {}", host, what));
+  };
+  for (const Weight& weight : bucket.weights) {
+    float* const sum = gradients + weight.offset;
+    std::fill_n(sum, weight.elements, 0.0f);
+    for (std::size_t host = 0; host < left.size(); ++host) {
+      try {
+        unpack_weight(weight, left[host]);
+      } catch (const SparseCodecError& error) {
+        refuse(host, error.what());
+      }
+      for (std::size_t i = 0; i < unpacked_.indices.size(); ++i) {
+        sum[unpacked_.indices[i]] += unpacked_.values[i];
+      }
+    }
+  }
+  for (std::size_t host = 0; host < left.size(); ++host) {
+    if (!left[host].empty()) refuse(host, "it is too long");
+  }
+}
+
+void TopKPacking::unpack_weight(const Weight& weight, std::span<const std::byte>& message) {
+  WeightHeader header;
+  if (message.size() < sizeof header) {
+    throw SparseCodecError(SparseFault::kTruncated, "it ends before a weight");
+  }
+  std::memcpy(&header, message.data(), sizeof header);
+  message = message.subspan(sizeof header);
+  if (header.bytes > message.size()) {
+    throw SparseCodecError(SparseFault::kTruncated, "it ends within a weight");
+  }
+  if (std::abs(header.exponent) > kMostExponent) {
+    throw SparseCodecError(SparseFault::kRange, fmt::format("an exponent of {}", header.exponent));
+  }
+  decode(message.first(header.bytes), weight.elements, unpacked_.indices, unpacked_.values);
+  message = message.subspan(header.bytes);
+  const float back = std::ldexp(1.0f, -header.exponent);
+  for (float& value : unpacked_.values) value *= back;
+}
+
+}  // namespace annulus

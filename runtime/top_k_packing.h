@@ -1,0 +1,71 @@
+// TopKPacking: what hosts send of a slice with --compress topk: of each weight the largest elements of this
+// host's sum with what was left of earlier ones, all else whole.
+//
+//   message, per weight   | bytes u32 | exponent i32 | sparse vector |
+//
+// All hosts add the messages up in the order of hosts, so they have the same bits. Values are scaled by a
+// power of two, so that the largest fits fp16 well, and rounded to it; what rounding takes away is left for
+// later too. So in every step sent + new residual = sum + residual, element by element. Where a value is not
+// finite the vector has fp32 values, and everybody sees it.
+//
+// Weights are those of whole parameters: BucketPlan cuts slices accordingly.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "collectives/bridge.h"
+#include "collectives/sparse_codec.h"
+#include "kernels/network_plan.h"
+#include "kernels/top_k.h"
+#include "runtime/buckets.h"
+
+namespace annulus {
+
+class TopKPacking final : public BridgePacking {
+ public:
+  // Arrays of BucketPlan::elements floats, by step: the rank's gradients, of which it owns `slices` (by
+  // bucket), and this host's residual after a step.
+  struct Arrays {
+    std::function<float*(uint32_t step)> gradients;
+    std::function<float*(uint32_t step)> residual;
+  };
+  TopKPacking(double ratio, const NetworkPlan& network, const BucketPlan& buckets,
+              const std::vector<ShardRange>& slices, Arrays arrays);
+
+  std::span<float> whole(int bucket) override { return buckets_[bucket].whole; }
+  std::span<const std::byte> pack(uint32_t step, int bucket) override;
+  uint64_t most_bytes(int bucket) const override { return buckets_[bucket].most_bytes; }
+  void unpack(uint32_t step, int bucket, const std::vector<std::span<const std::byte>>& messages) override;
+
+ private:
+  struct Weight {
+    int64_t offset = 0, elements = 0;  // padding included
+    int64_t sent = 0;                  // of them
+  };
+  struct Bucket {
+    std::vector<Weight> weights;
+    std::vector<ShardRange> small;  // parameters, or parts of them, that go whole
+    std::vector<float> whole;       // them, one after the other
+    uint64_t most_bytes = 0;
+  };
+  struct Sparse {
+    std::vector<uint32_t> indices;
+    std::vector<float> values;
+  };
+  std::size_t pack_weight(uint32_t step, const Weight& weight, std::span<std::byte> out);
+  // Takes the next weight off the message's front, to unpacked_.
+  void unpack_weight(const Weight& weight, std::span<const std::byte>& message);
+
+  std::vector<Bucket> buckets_;
+  const Arrays arrays_;
+  TopK top_k_;
+  std::vector<std::byte> message_;
+  std::vector<float> scaled_;
+  std::vector<uint16_t> rounded_;
+  Sparse unpacked_;
+};
+
+}  // namespace annulus
