@@ -13,6 +13,7 @@ SegmentInputs RunPlan::segment_inputs() const {
           .waiting_threads = comm_cpus.empty() ? 1 : 2,
           .norms = config.clip > 0,
           .residuals = keeps_residuals(config),
+          .velocities = corrects_momentum(config),
           .snapshot = makes_checkpoints(config),
           .dataset = dataset};
 }

@@ -81,10 +81,12 @@ void plan_gradients(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& pl
 
 void plan_residuals(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& plan) {
   const uint64_t begin = cursor.take(0, kPageBytes);
+  const auto take = [&] { return cursor.take(2 * plan.state_array_bytes, kPageBytes); };
   for (int rank = 0; rank < inputs.ranks && inputs.residuals; ++rank) {
     const uint64_t first = cursor.take(0, kPageBytes);
     for (int64_t i = deal(rank, inputs.ranks, inputs.shards).count(); i > 0; --i) {
-      plan.residual_offsets.push_back(cursor.take(2 * plan.state_array_bytes, kPageBytes));
+      plan.residual_offsets.push_back(take());
+      if (inputs.velocities) plan.velocity_offsets.push_back(take());
     }
     plan.homes.push_back({cursor.since(first), rank});
   }
@@ -156,7 +158,9 @@ SegmentPlan plan_segment(const SegmentInputs& inputs) {
   plan.parts.push_back({inputs.gradient_sets() == 1 ? "gradients, all ranks" : "gradients, all ranks, 2 sets",
                         plan.gradients.bytes});
   if (inputs.residuals) {
-    plan.parts.push_back({"residuals of shards, 2 generations", plan.residuals.bytes});
+    plan.parts.push_back({inputs.velocities ? "residuals and velocities of shards, 2 generations"
+                                            : "residuals of shards, 2 generations",
+                          plan.residuals.bytes});
   }
   if (inputs.snapshot) plan.parts.push_back({"snapshot for checkpoints", plan.snapshot.bytes});
   plan.parts.push_back({"images and labels", plan.data.bytes});

@@ -8,11 +8,11 @@
 //              node      node       node        its owner's node                              ranks in turn
 //
 // With --clip there is a section of norms behind the versions (norm_meeting.h). With --compress topk
-// --compress-where all there are residuals behind the gradients: 2 generations for each shard, on the node of
-// the rank that computes it. Where checkpoints are made during the run there is a snapshot behind them: the
-// arrays of one generation. There are 0, 1 or 2 arrays of moments. With --staleness 1 there is a third
-// generation of weights behind the two of weights and moments, and gradients have two sets of buffers, not
-// one.
+// --compress-where all there are residuals behind the gradients, and with --momentum-correction on velocities
+// beside them: 2 generations for each shard, on the node of the rank that computes it. Where checkpoints are
+// made during the run there is a snapshot behind them: the arrays of one generation. There are 0, 1 or 2
+// arrays of moments. With --staleness 1 there is a third generation of weights behind the two of weights and
+// moments, and gradients have two sets of buffers, not one.
 //
 // Sections start on pages. Everything inside is 64-byte aligned, words of different ranks 128 bytes apart or
 // more. Who writes what is said at each field; nothing is allocated after the fork and no lock lives here.
@@ -128,6 +128,7 @@ struct SegmentInputs {
   int waiting_threads = 1;  // of each rank; 2: exchanges have threads of their own
   bool norms = false;       // whether ranks meet for the norm of the gradient
   bool residuals = false;   // whether shards keep what top-k has not sent
+  bool velocities = false;  // and the momentum of their gradients
   bool snapshot = false;    // whether checkpoints are made during the run
   DatasetInfo dataset;
 
@@ -138,9 +139,9 @@ struct SegmentInputs {
   int all_state_arrays() const { return 2 * state_arrays + staleness; }
   // What goes on from a step needs: weights, moments, and with staleness the weights before.
   int snapshot_arrays() const {
-    return snapshot ? state_arrays + staleness + static_cast<int>(residual_arrays()) : 0;
+    return snapshot ? state_arrays + staleness + static_cast<int>(shard_arrays()) : 0;
   }
-  int64_t residual_arrays() const { return residuals ? shards : 0; }  // of one generation
+  int64_t shard_arrays() const { return shards * (residuals + velocities); }  // of one generation
 
   ExchangePlan exchange() const { return {algorithm, ranks, shards, buckets.extents, domains}; }
 };
@@ -156,7 +157,8 @@ struct SegmentPlan {
   uint64_t gradient_buffer_bytes = 0;
   std::vector<int> gradient_buffers;       // per rank, in each set
   std::vector<uint64_t> gradient_offsets;  // per rank: bytes from the segment's start
-  std::vector<uint64_t> residual_offsets;  // per shard, of its two generations: likewise
+  // Per shard, of two generations: likewise. Empty where there are none.
+  std::vector<uint64_t> residual_offsets, velocity_offsets;
   uint64_t train_images = 0, train_labels = 0, test_images = 0,
            test_labels = 0;  // bytes from the segment's start
 
