@@ -80,9 +80,10 @@ Communicator::Communicator(const CommunicatorSegment& segment, int rank)
     : segment_(segment),
       rank_(rank),
       waiter_(segment.control(), segment.controls(), rank, segment.spec().waiting),
-      executor_(
-          segment.base(), segment.spec().ranks, waiter_, [](int, int) { return true; },
-          [&](int from, int to) { return segment.ring(from, to); }) {}
+      transport_(
+          segment.spec().ranks, waiter_, [](int, int) { return true; },
+          [&](int from, int to) { return segment.ring(from, to); }),
+      executor_(transport_, segment.base()) {}
 
 Communicator::~Communicator() = default;
 

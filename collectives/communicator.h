@@ -18,6 +18,7 @@
 #include <span>
 
 #include "collectives/communicator_segment.h"
+#include "collectives/memory_transport.h"
 #include "collectives/message_schedule.h"
 #include "collectives/store_chooser.h"
 
@@ -132,6 +133,7 @@ class Communicator {
   const CommunicatorSegment& segment_;
   int rank_;
   Waiter waiter_;
+  MemoryTransport transport_;
   Executor executor_;
   int64_t heap_used_ = 0;
   std::deque<std::unique_ptr<Work>> queue_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "collectives/bridge.h"
 #include "collectives/direct.h"
 #include "collectives/norm_meeting.h"
 #include "collectives/ring.h"
@@ -27,6 +28,19 @@ std::vector<Binding> bind(const ExchangeMemory& memory) {
 }
 
 }  // namespace
+
+ShardRange slice_of(int rank, int ranks, const BucketExtent& bucket) {
+  const ShardRange even = deal(rank, ranks, bucket.blocks);
+  if (bucket.cuts.empty()) return even;
+  const auto nearest = [&](int64_t block) {
+    if (block == 0 || block == bucket.blocks) return block;
+    const auto above = std::lower_bound(bucket.cuts.begin(), bucket.cuts.end(), block);
+    const int64_t high = above == bucket.cuts.end() ? bucket.blocks : *above;
+    const int64_t low = above == bucket.cuts.begin() ? 0 : *(above - 1);
+    return block - low < high - block ? low : high;
+  };
+  return {nearest(even.begin), nearest(even.end)};
+}
 
 const char* to_string(Algorithm algorithm) {
   switch (algorithm) {
@@ -84,21 +98,24 @@ std::vector<int64_t> ExchangePlan::descriptors_per_step() const {
 }
 
 Exchange::Exchange(const ExchangePlan& plan, const ExchangeMemory& memory, Versions versions, Waiter& waiter,
-                   SumSink sink, NormMeeting* meeting)
-    : versions_(versions),
+                   SumSink sink, NormMeeting* meeting, Bridge* bridge)
+    : waiter_(waiter),
+      versions_(versions),
       meeting_(meeting),
+      bridge_(bridge),
       sink_(std::move(sink)),
       keep_([this](int64_t at, int64_t count, const float* sum) {
         std::memcpy(kept_[step_ % kept_.size()] + at, sum, count * sizeof(float));
-        meeting_->add(at, count, sum);
+        if (bridge_ == nullptr) meeting_->add(at, count, sum);
       }),
       bindings_(bind(memory)),
-      executor_(memory.base, plan.ranks, waiter, memory.has_ring, memory.ring),
+      transport_(plan.ranks, waiter, memory.has_ring, memory.ring),
+      executor_(transport_, memory.base),
       attempt_(memory.attempt) {
   for (int bucket = 0; bucket < static_cast<int>(plan.buckets.size()); ++bucket) {
     schedules_.push_back(plan.schedule(waiter.rank(), bucket));
   }
-  if (meeting_ == nullptr) return;
+  if (!keeps()) return;
   for (const std::vector<float*>& set : memory.gradients) kept_.push_back(set[waiter.rank()]);
   for (const BucketExtent& bucket : plan.buckets) {
     const ShardRange blocks = slice_of(waiter.rank(), plan.ranks, bucket);
@@ -110,13 +127,14 @@ Exchange::Exchange(const ExchangePlan& plan, const ExchangeMemory& memory, Versi
 void Exchange::begin(uint32_t step) {
   CHECK(updated_ == published_);
   step_ = step;
-  published_ = summed_ = updated_ = 0;
+  published_ = summed_ = joined_ = updated_ = 0;
   if (meeting_ != nullptr) meeting_->begin(step);
+  if (bridge_ != nullptr) bridge_->begin(step);
   runs_.clear();
   for (std::size_t bucket = 0; bucket < schedules_.size(); ++bucket) {
     runs_.push_back({.schedule = &schedules_[bucket],
                      .binding = &bindings_[step % bindings_.size()],
-                     .sink = meeting_ == nullptr ? &sink_ : &keep_,
+                     .sink = keeps() ? &keep_ : &sink_,
                      .label = {.phase = Phase::kStep,
                                .step = step,
                                .bucket = static_cast<uint32_t>(bucket),
@@ -127,7 +145,7 @@ void Exchange::begin(uint32_t step) {
 void Exchange::publish() {
   const int64_t begin = now_ns();
   executor_.announce(runs_[published_++]);
-  executor_.waiter().beat();
+  waiter_.beat();
   executor_.counts().busy_ns += now_ns() - begin;
   progress();
 }
@@ -142,55 +160,91 @@ void Exchange::progress() {
 
 void Exchange::finish() {
   CHECK(published_ == schedules_.size());
-  const int64_t begin = now_ns() - executor_.waiter().waited_ns();
+  const int64_t begin = now_ns() - waiter_.waited_ns();
   while (updated_ < published_) {
     if (!advance()) wait(nullptr);
   }
-  executor_.counts().busy_ns += now_ns() - executor_.waiter().waited_ns() - begin;
+  executor_.counts().busy_ns += now_ns() - waiter_.waited_ns() - begin;
 }
 
 void Exchange::wait(const std::function<bool()>& or_else) {
   if (summed_ < published_) {
-    executor_.wait(runs_[summed_], or_else);
-  } else if (updated_ < published_ && all_summed()) {
-    meeting_->wait(executor_.waiter(), or_else);
+    executor_.wait(runs_[summed_], [&] {
+      return (bridge_ != nullptr && bridge_->reached(joined_ + 1)) || (or_else && or_else());
+    });
+  } else if (joined_ < summed_) {
+    waiter_.wait(
+        {Await::kHosts, static_cast<uint32_t>(waiter_.rank()), static_cast<uint32_t>(joined_), step_},
+        [&] { return bridge_->reached(joined_ + 1) || (or_else && or_else()); });
+  } else if (updated_ < published_ && joined_ == schedules_.size()) {
+    meeting_->wait(waiter_, or_else);
   } else {
-    const WaitFor what{Await::kGradients, static_cast<uint32_t>(executor_.waiter().rank()),
+    const WaitFor what{Await::kGradients, static_cast<uint32_t>(waiter_.rank()),
                        static_cast<uint32_t>(published_), step_};
-    executor_.waiter().wait(what, or_else);
+    waiter_.wait(what, or_else);
   }
 }
 
+bool Exchange::can_update() const {
+  if (updated_ == joined_) return false;
+  return meeting_ == nullptr || (joined_ == schedules_.size() && meeting_->complete());
+}
+
+// Updates come last, so that who waits for this rank's messages waits for nothing else.
 bool Exchange::advance() {
-  if (summed_ < published_) {
-    if (!executor_.advance(runs_[summed_])) return false;
-    ++summed_;
-    if (meeting_ == nullptr) {
-      commit();
-    } else if (all_summed()) {
-      meeting_->announce();
-      executor_.waiter().wake_all();
-    }
+  if (summed_ < published_ && executor_.advance(runs_[summed_])) {
+    sum();
     return true;
   }
-  if (updated_ == published_ || !all_summed() || !meeting_->complete()) return false;
-  update_kept(updated_);
+  if (bridge_ != nullptr && joined_ < summed_) {
+    bridge_->check();
+    if (bridge_->done() > joined_) {
+      join();
+      return true;
+    }
+  }
+  if (!keeps() || !can_update()) return false;
+  for_each_kept(updated_, sink_);
   commit();
   return true;
 }
 
-void Exchange::commit() {
-  versions_.store(executor_.waiter().rank(), static_cast<int>(updated_), step_);
-  ++updated_;
-  executor_.waiter().wake_all();
+void Exchange::sum() {
+  ++summed_;
+  if (bridge_ != nullptr) {
+    bridge_->submit();
+  } else {
+    join();
+  }
 }
 
-void Exchange::update_kept(std::size_t bucket) {
+void Exchange::join() {
+  const std::size_t bucket = joined_++;
+  if (meeting_ == nullptr) {
+    if (bridge_ == nullptr) commit();  // the sink has had it
+    return;
+  }
+  if (bridge_ != nullptr) {
+    for_each_kept(bucket,
+                  [this](int64_t at, int64_t count, const float* sum) { meeting_->add(at, count, sum); });
+  }
+  if (joined_ < schedules_.size()) return;
+  meeting_->announce();
+  waiter_.wake_all();
+}
+
+void Exchange::commit() {
+  versions_.store(waiter_.rank(), static_cast<int>(updated_), step_);
+  ++updated_;
+  waiter_.wake_all();
+}
+
+void Exchange::for_each_kept(std::size_t bucket, const SumSink& body) {
   const float* const kept = kept_[step_ % kept_.size()];
   const ShardRange& own = own_[bucket];
   for (int64_t at = own.begin; at < own.end; at += kPieceElements) {
-    sink_(at, std::min(kPieceElements, own.end - at), kept + at);
-    if ((at - own.begin) % kSumBlock == 0) executor_.waiter().beat();
+    body(at, std::min(kPieceElements, own.end - at), kept + at);
+    if ((at - own.begin) % kSumBlock == 0) waiter_.beat();
   }
 }
 

@@ -9,6 +9,9 @@
 // owner's own gradient buffer, which nobody else reads there; when all ranks have summed everything
 // (norm_meeting.h), they go to the sink.
 //
+// With other hosts there are two passes too: the sums of this host are kept there, the bridge (bridge.h)
+// makes them those of all hosts, and then they go to the sink.
+//
 // The algorithm is a schedule per bucket (schedule.h). publish() and progress() do what can be done at once,
 // finish() waits. When a rank dies, the others wait for it until
 // Waiter::wait gives up.
@@ -20,6 +23,7 @@
 
 #include "collectives/executor.h"
 #include "collectives/hierarchical.h"
+#include "collectives/memory_transport.h"
 #include "collectives/versions.h"
 
 namespace annulus {
@@ -30,12 +34,11 @@ inline constexpr int64_t kBlockElements = 4096;
 struct BucketExtent {
   int64_t offset = 0;  // elements, a multiple of kBlockElements
   int64_t blocks = 0;
+  std::vector<int64_t> cuts = {};  // blocks at which a slice may begin, ascending; none: at every one
 };
 
-// The blocks of a bucket that `rank` owns.
-inline ShardRange slice_of(int rank, int ranks, const BucketExtent& bucket) {
-  return deal(rank, ranks, bucket.blocks);
-}
+// The blocks of a bucket that `rank` owns: as many as others, or as near to that as the cuts allow.
+ShardRange slice_of(int rank, int ranks, const BucketExtent& bucket);
 
 // What an exchange sees of the segment.
 struct ExchangeMemory {
@@ -50,6 +53,7 @@ struct ExchangeMemory {
   std::function<SpscRing(int from, int to)> ring;
 };
 
+class Bridge;
 class NormMeeting;
 
 enum class Algorithm : uint8_t { kDirect, kRing, kHierarchical };
@@ -111,9 +115,10 @@ class Exchange final : public StepExchange {
   // `plan`, `versions` and `waiter` are those of the waiter's rank. `sink` gets the sums of its slices:
   // `count` floats, a multiple of 64, from element `at` of the parameters on. With a meeting (that of the
   // same rank and plan), which must outlive the exchange, it gets them after all ranks have met:
-  // meeting->norm() is then that of the step.
+  // meeting->norm() is then that of the step. With a bridge, which must outlive it too, it gets the sums over
+  // all hosts.
   Exchange(const ExchangePlan& plan, const ExchangeMemory& memory, Versions versions, Waiter& waiter,
-           SumSink sink, NormMeeting* meeting = nullptr);
+           SumSink sink, NormMeeting* meeting = nullptr, Bridge* bridge = nullptr);
 
   void begin(uint32_t step) override;
   void publish() override;
@@ -127,13 +132,19 @@ class Exchange final : public StepExchange {
 
  private:
   bool advance();  // one bucket's sum or update, or both; whether that could be done
+  void sum();      // what follows when a bucket's sum is complete on this host
+  void join();     // and what follows when it is complete on all
   void commit();   // the first bucket that is not updated yet has been updated
-  void update_kept(std::size_t bucket);
-  // Whether all that is missing is the meeting, or what comes after it.
-  bool all_summed() const { return summed_ == schedules_.size(); }
+  // Calls body(at, count, sum) for the pieces of the own slice of a bucket, which have been kept.
+  void for_each_kept(std::size_t bucket, const SumSink& body);
+  bool keeps() const { return meeting_ != nullptr || bridge_ != nullptr; }
+  // Whether the first bucket that is not updated yet can be.
+  bool can_update() const;
 
+  Waiter& waiter_;
   Versions versions_;
   NormMeeting* meeting_;
+  Bridge* bridge_;
   SumSink sink_;
   SumSink keep_;                   // takes the place of sink_ in the first of two passes
   std::vector<float*> kept_;       // by set of gradient buffers: where
@@ -141,10 +152,12 @@ class Exchange final : public StepExchange {
   std::vector<Binding> bindings_;  // one per set of gradient buffers
   std::vector<Schedule> schedules_;
   std::vector<Executor::Run> runs_;
+  MemoryTransport transport_;
   Executor executor_;
   uint32_t step_ = 0;
   std::size_t published_ = 0;  // buckets that this rank has published in this step
   std::size_t summed_ = 0;     // buckets whose slice this rank has summed in this step
+  std::size_t joined_ = 0;     // buckets whose slice is summed over all hosts
   std::size_t updated_ = 0;    // buckets whose slice this rank has updated in this step
   const uint32_t attempt_;
 };

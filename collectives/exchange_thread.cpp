@@ -1,20 +1,20 @@
 #include "collectives/exchange_thread.h"
 
-#include <sched.h>
-
 #include <algorithm>
 
 #include "collectives/publish.h"
+#include "collectives/thread_cpu.h"
 #include "telemetry/check.h"
 
 namespace annulus {
 
 ExchangeThread::ExchangeThread(const ExchangePlan& plan, const ExchangeMemory& memory, Versions versions,
-                               Waiter& waiter, const Place& place, SumSink sink, NormMeeting* meeting)
+                               Waiter& waiter, const Place& place, SumSink sink, NormMeeting* meeting,
+                               Bridge* bridge)
     : compute_(waiter),
       cpu_(place.cpu),
       waiter_(waiter.of_thread(Waiter::kExchangeThread, place.waiting)),
-      exchange_(plan, memory, versions, waiter_, std::move(sink), meeting),
+      exchange_(plan, memory, versions, waiter_, std::move(sink), meeting, bridge),
       thread_([this] { run(); }) {}
 
 ExchangeThread::~ExchangeThread() {
@@ -59,13 +59,7 @@ void ExchangeThread::rethrow() {
 }
 
 void ExchangeThread::run() {
-  if (cpu_ >= 0) {
-    cpu_set_t* const set = CPU_ALLOC(cpu_ + 1);
-    CPU_ZERO_S(CPU_ALLOC_SIZE(cpu_ + 1), set);
-    CPU_SET_S(cpu_, CPU_ALLOC_SIZE(cpu_ + 1), set);
-    (void)sched_setaffinity(0, CPU_ALLOC_SIZE(cpu_ + 1), set);  // refused where the worker's own binding was
-    CPU_FREE(set);
-  }
+  if (cpu_ >= 0) keep_thread_on(cpu_);
   try {
     serve();
   } catch (...) {

@@ -41,7 +41,7 @@ class ExchangeThread final : public StepExchange {
   // must have two threads per rank. Starts the thread. The sink is called on it, and the meeting used by it:
   // the compute thread may ask for the norm of a finished step until it begins the next one.
   ExchangeThread(const ExchangePlan& plan, const ExchangeMemory& memory, Versions versions, Waiter& waiter,
-                 const Place& place, SumSink sink, NormMeeting* meeting = nullptr);
+                 const Place& place, SumSink sink, NormMeeting* meeting = nullptr, Bridge* bridge = nullptr);
   // Ends the thread, finished or not.
   ~ExchangeThread() override;
 

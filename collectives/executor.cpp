@@ -2,20 +2,22 @@
 
 #include <algorithm>
 
-#include "collectives/publish.h"
+#include "collectives/protocol_point.h"
 #include "telemetry/check.h"
 
 namespace annulus {
+namespace {
 
-Executor::Executor(std::byte* segment, int ranks, Waiter& waiter, const std::function<bool(int, int)>& uses,
-                   const std::function<SpscRing(int, int)>& ring)
-    : segment_(segment), waiter_(waiter), rank_(waiter.rank()), peers_(ranks) {
-  for (int peer = 0; peer < ranks; ++peer) {
-    if (peer == rank_) continue;
-    if (uses(rank_, peer)) peers_[peer].sender = ring(rank_, peer).sender();
-    if (uses(peer, rank_)) peers_[peer].receiver = ring(peer, rank_).receiver();
-  }
+// A place as ranks without shared memory name it to each other.
+uint64_t name_of(const Place& place) {
+  return static_cast<uint64_t>(place.space) << 60 | static_cast<uint64_t>(place.part) << 44 |
+         static_cast<uint64_t>(place.at);
 }
+
+}  // namespace
+
+Executor::Executor(Transport& transport, std::byte* segment)
+    : transport_(transport), segment_(segment), rank_(transport.rank()) {}
 
 void Executor::announce(Run& run) {
   while (static_cast<int>(run.next) < run.schedule->announce && step(run, run.schedule->actions[run.next])) {
@@ -31,18 +33,17 @@ bool Executor::advance(Run& run) {
 
 void Executor::wait(const Run& run, const std::function<bool()>& or_else) {
   const Action& action = run.schedule->actions[run.next];
-  Peer& peer = peers_[action.peer];
   const bool sends = action.kind == Action::Kind::kPost;
-  const WaitFor what{sends ? Await::kRingLine : Await::kMessage, static_cast<uint32_t>(action.peer),
-                     run.label.bucket, run.label.step};
-  waiter_.wait(what, [&] {
-    return (sends ? peer.sender->can_send() : peer.receiver->peek() != nullptr) || (or_else && or_else());
-  });
+  const auto ready = [&] {
+    return (sends ? transport_.can_post(action.peer) : transport_.peek(action.peer) != nullptr) ||
+           (or_else && or_else());
+  };
+  transport_.wait({sends, action.peer, run.label.bucket, run.label.step}, std::ref(ready));
 }
 
 void Executor::sent(std::vector<uint64_t>& mark) const {
-  mark.resize(peers_.size());
-  for (std::size_t i = 0; i < peers_.size(); ++i) mark[i] = peers_[i].sender ? peers_[i].sender->sent() : 0;
+  mark.resize(transport_.ranks());
+  for (int peer = 0; peer < transport_.ranks(); ++peer) mark[peer] = transport_.posted(peer);
 }
 
 std::vector<uint64_t> Executor::sent_since(const std::vector<uint64_t>& earlier) const {
@@ -56,16 +57,17 @@ std::vector<uint64_t> Executor::sent_since(const std::vector<uint64_t>& earlier)
 
 bool Executor::given_back(const std::vector<uint64_t>& mark) const {
   for (std::size_t i = 0; i < mark.size(); ++i) {
-    if (peers_[i].sender && !peers_[i].sender->given_back(mark[i])) return false;
+    if (!transport_.given_back(static_cast<int>(i), mark[i])) return false;
   }
   return true;
 }
 
 void Executor::wait_given_back(const std::vector<uint64_t>& mark, const RunLabel& label) {
   for (std::size_t i = 0; i < mark.size(); ++i) {
-    if (!peers_[i].sender) continue;
-    const WaitFor what{Await::kRingLine, static_cast<uint32_t>(i), label.bucket, label.step};
-    waiter_.wait(what, [&] { return peers_[i].sender->given_back(mark[i]); });
+    const int peer = static_cast<int>(i);
+    if (transport_.given_back(peer, mark[i])) continue;
+    const auto ready = [&] { return transport_.given_back(peer, mark[i]); };
+    transport_.wait({true, peer, label.bucket, label.step}, std::ref(ready));
   }
 }
 
@@ -76,8 +78,7 @@ bool Executor::step(Run& run, const Action& action) {
     case Action::Kind::kAwait:
       return await(run, action);
     case Action::Kind::kRelease:
-      peers_[action.peer].receiver->release();
-      if (wake_on_release_) waiter_.wake(action.peer);
+      transport_.release(action.peer, wake_on_release_);
       return true;
     case Action::Kind::kSum:
       protocol_point(ProtocolPoint::kSum);
@@ -93,6 +94,11 @@ bool Executor::step(Run& run, const Action& action) {
 
 Descriptor Executor::describe(const Run& run, const Action& action, int source) const {
   const Binding& binding = *run.binding;
+  uint64_t place = 0;
+  if (action.type != Payload::kNothing) {
+    place = transport_.in_place() ? static_cast<uint64_t>(binding.shared_address(action.place) - segment_)
+                                  : name_of(action.place);
+  }
   return {.step = run.label.step,
           .attempt = run.label.attempt,
           .phase = run.label.phase,
@@ -102,37 +108,43 @@ Descriptor Executor::describe(const Run& run, const Action& action, int source) 
           .bucket = run.label.bucket,
           .chunk = action.chunk,
           .slice = action.slice,
-          .place = action.type == Payload::kNothing
-                       ? 0
-                       : static_cast<uint64_t>(binding.shared_address(action.place) - segment_),
+          .place = place,
           .length = static_cast<uint64_t>(action.count * size_of(binding.type_of(action.place.space))),
           .call = run.label.call};
 }
 
+const std::byte* Executor::readable(const Binding& binding, const Place& place) const {
+  if (place.rank != rank_ && !transport_.in_place()) return transport_.arrived(place.rank, name_of(place));
+  return binding.address(place, rank_);
+}
+
+std::byte* Executor::writable(const Binding& binding, const Place& place) const {
+  CHECK(place.rank == rank_ || transport_.in_place(), "another rank's memory");
+  return binding.address(place, rank_);
+}
+
 bool Executor::post(const Run& run, const Action& action) {
-  SpscRing::Sender& sender = *peers_[action.peer].sender;
-  if (!sender.can_send()) return false;
+  if (!transport_.can_post(action.peer)) return false;
   const Binding& binding = *run.binding;
   const Descriptor descriptor = describe(run, action, rank_);
+  const bool has_payload = action.type != Payload::kNothing && action.count > 0;
   // Once, for the first reader: it reads while others are being told.
-  if (action.place.rank == rank_ && binding.is_private(action.place.space) && action.count > 0 &&
-      !action.again) {
+  if (has_payload && transport_.in_place() && action.place.rank == rank_ &&
+      binding.is_private(action.place.space) && !action.again) {
     annulus::copy(static_cast<int64_t>(descriptor.length), binding.address(action.place, rank_),
                   binding.shared_address(action.place), binding.store);
   }
-  CHECK(publish(sender, descriptor));
+  transport_.post(action.peer, descriptor, has_payload ? readable(binding, action.place) : nullptr);
   ++counts_.descriptors;
   counts_.bytes += descriptor.length;
-  waiter_.wake(action.peer);
   return true;
 }
 
 bool Executor::await(const Run& run, const Action& action) {
-  SpscRing::Receiver& receiver = *peers_[action.peer].receiver;
-  const Descriptor* got = receiver.peek();
+  const Descriptor* got = transport_.peek(action.peer);
   if (got == nullptr) return false;
   validate(*got, describe(run, action, action.peer), rank_);
-  receiver.accept();
+  transport_.accept(action.peer);
   return true;
 }
 
@@ -143,6 +155,7 @@ void Executor::sum(const Run& run, const Action& action) {
   const std::size_t outputs = sum.destinations.size();
   const auto type_of = [&](const Place& place) { return binding.type_of(place.space); };
   const bool scaled = sum.last && binding.factor != 1;
+  const bool rounds = sum.last && binding.rounded != DataType::kF32;
   const bool plain = std::all_of(sum.sources.begin(), sum.sources.end(),
                                  [&](const Place& p) { return type_of(p) == DataType::kF32; }) &&
                      std::all_of(sum.destinations.begin(), sum.destinations.end(),
@@ -153,14 +166,14 @@ void Executor::sum(const Run& run, const Action& action) {
   };
 
   // One pass, all streams in registers.
-  if (plain && !scaled && program.combinations.size() == 1 && (outputs == 1 || outputs == 2)) {
+  if (plain && !scaled && !rounds && program.combinations.size() == 1 && (outputs == 1 || outputs == 2)) {
     const SumProgram::Combination& all = program.combinations[0];
     const float* streams[kMaxStreams];
     for (int i = 0; i < all.count; ++i) {
-      streams[i] = reinterpret_cast<const float*>(binding.address(sum.sources[all.operands[i]], rank_));
+      streams[i] = reinterpret_cast<const float*>(readable(binding, sum.sources[all.operands[i]]));
     }
     const auto out = [&](std::size_t i) {
-      return reinterpret_cast<float*>(binding.address(sum.destinations[i], rank_));
+      return reinterpret_cast<float*>(writable(binding, sum.destinations[i]));
     };
     for (int64_t begin = 0; begin < action.count; begin += kSumBlock) {
       const float* block[kMaxStreams];
@@ -168,7 +181,7 @@ void Executor::sum(const Run& run, const Action& action) {
       combine(binding.op, std::min(kSumBlock, action.count - begin),
               {block, static_cast<std::size_t>(all.count)}, out(0) + begin,
               outputs == 2 ? out(1) + begin : nullptr, store_for(sum.destinations[0]));
-      waiter_.beat();
+      transport_.beat();
     }
     return;
   }
@@ -182,8 +195,11 @@ void Executor::sum(const Run& run, const Action& action) {
   float* const result = temporary(program.temporaries);
   for (int64_t begin = 0; begin < action.count; begin += kPieceElements) {
     const int64_t count = std::min(kPieceElements, action.count - begin);
-    const auto address = [&](const Place& place) {
-      return binding.address(place, rank_) + begin * size_of(type_of(place));
+    const auto source = [&](const Place& place) {
+      return readable(binding, place) + begin * size_of(type_of(place));
+    };
+    const auto destination = [&](const Place& place) {
+      return writable(binding, place) + begin * size_of(type_of(place));
     };
     for (const SumProgram::Combination& combination : program.combinations) {
       const float* streams[kMaxStreams];
@@ -192,9 +208,9 @@ void Executor::sum(const Run& run, const Action& action) {
         if (operand >= program.leaves) {
           streams[i] = temporary(operand - program.leaves);
         } else if (const Place& place = sum.sources[operand]; type_of(place) == DataType::kF32) {
-          streams[i] = reinterpret_cast<const float*>(address(place));
+          streams[i] = reinterpret_cast<const float*>(source(place));
         } else {
-          widen(binding.type, count, address(place), converted(i));
+          widen(binding.type, count, source(place), converted(i));
           streams[i] = converted(i);
         }
       }
@@ -202,24 +218,29 @@ void Executor::sum(const Run& run, const Action& action) {
               combination.out == SumProgram::kResult ? result : temporary(combination.out));
     }
     if (scaled) scale(count, binding.factor, result);
+    if (rounds) {
+      uint16_t narrow_result[kPieceElements];
+      narrow(binding.rounded, count, result, narrow_result);
+      widen(binding.rounded, count, narrow_result, result);
+    }
     for (const Place& place : sum.destinations) {
       if (type_of(place) == DataType::kF32) {
         const float* const one[] = {result};
-        combine(ReduceOp::kSum, count, one, reinterpret_cast<float*>(address(place)), nullptr,
+        combine(ReduceOp::kSum, count, one, reinterpret_cast<float*>(destination(place)), nullptr,
                 store_for(place));
       } else {
-        narrow(binding.type, count, result, address(place));
+        narrow(binding.type, count, result, destination(place));
       }
     }
     if (outputs == 0) (*run.sink)(sum.sources[0].at + begin, count, result);
-    if (begin % kSumBlock == 0) waiter_.beat();
+    if (begin % kSumBlock == 0) transport_.beat();
   }
 }
 
 void Executor::copy(const Run& run, const Action& action) {
   const Binding& binding = *run.binding;
-  const std::byte* from = binding.address(action.place, rank_);
-  std::byte* to = binding.address(action.to, rank_);
+  const std::byte* from = readable(binding, action.place);
+  std::byte* to = writable(binding, action.to);
   if (from != to) annulus::copy(action.count * size_of(binding.type), from, to);
 }
 

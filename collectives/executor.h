@@ -1,17 +1,15 @@
 // Executor: runs schedules on one rank, without waiting or with.
 //
-// It owns the rank's ends of the rings. Several schedules may be under way (the buckets of a step); they are
-// advanced in the order in which they were started, so that each ring carries them one after the other on
-// both sides.
+// Several schedules may be under way (the buckets of a step); they are advanced in the order in which they
+// were started, so that the transport carries them one after the other on both sides.
 #pragma once
 
 #include <array>
 #include <functional>
-#include <optional>
 #include <vector>
 
 #include "collectives/schedule.h"
-#include "collectives/spsc_ring.h"
+#include "collectives/transport.h"
 #include "collectives/wait.h"
 #include "kernels/reduce.h"
 
@@ -46,7 +44,9 @@ struct Binding {
   int64_t input_part_bytes = 0;    // from one partial sum of an input to the next
   DataType type = DataType::kF32;  // of inputs and outputs
   ReduceOp op = ReduceOp::kSum;
-  float factor = 1;              // results are multiplied by it
+  float factor = 1;  // results are multiplied by it
+  // What fp32 results are rounded to, so that who sums them has what others are sent; kF32: they are not.
+  DataType rounded = DataType::kF32;
   Store store = Store::kCached;  // of what others read; private results are stored through the caches
 
   DataType type_of(Space space) const { return space == Space::kScratch ? DataType::kF32 : type; }
@@ -96,16 +96,16 @@ class Executor {
     bool done() const { return next == schedule->actions.size(); }
   };
 
-  // `ring(from, to)`: the ring between two ranks; asked only for pairs of which `uses(from, to)`.
-  Executor(std::byte* segment, int ranks, Waiter& waiter, const std::function<bool(int from, int to)>& uses,
-           const std::function<SpscRing(int from, int to)>& ring);
+  // Of the transport's rank. `segment`: where the places of descriptors count from; only where payloads are
+  // read in place.
+  explicit Executor(Transport& transport, std::byte* segment = nullptr);
 
-  // Runs the announcement as far as rings have room.
+  // Runs the announcement as far as the transport has room.
   void announce(Run& run);
   // Runs actions until the run is done or has to wait; says whether it is done. Throws StepError when a
   // descriptor is not the one that is due.
   bool advance(Run& run);
-  // Returns once the run may be able to go on, or `or_else` (if any) is true. Throws as Waiter::wait.
+  // Returns once the run may be able to go on, or `or_else` (if any) is true. Throws as Transport::wait.
   void wait(const Run& run, const std::function<bool()>& or_else = nullptr);
 
   // How many descriptors have been sent to each peer. Kept as a mark of how far payloads are in use.
@@ -115,34 +115,30 @@ class Executor {
   std::vector<uint64_t> sent_since(const std::vector<uint64_t>& earlier) const;
   // Whether the peers have read what was sent before the mark. An empty mark is reached.
   bool given_back(const std::vector<uint64_t>& mark) const;
-  // Waits for it. Throws as Waiter::wait.
+  // Waits for it. Throws as Transport::wait.
   void wait_given_back(const std::vector<uint64_t>& mark, const RunLabel& label);
 
   // Whether senders may wait for lines to come back: releases then wake them.
   void wake_on_release(bool wake) { wake_on_release_ = wake; }
 
-  int ranks() const { return static_cast<int>(peers_.size()); }
-  Waiter& waiter() { return waiter_; }
   ExchangeCounts& counts() { return counts_; }
   const ExchangeCounts& counts() const { return counts_; }
 
  private:
-  struct Peer {
-    std::optional<SpscRing::Sender> sender;
-    std::optional<SpscRing::Receiver> receiver;
-  };
-
   bool step(Run& run, const Action& action);
   Descriptor describe(const Run& run, const Action& action, int source) const;
   bool post(const Run& run, const Action& action);
   bool await(const Run& run, const Action& action);
   void sum(const Run& run, const Action& action);
   void copy(const Run& run, const Action& action);
+  // Where a place can be read: in the rank's own memory, in what all share, or where it has arrived.
+  const std::byte* readable(const Binding& binding, const Place& place) const;
+  // Where a place can be written.
+  std::byte* writable(const Binding& binding, const Place& place) const;
 
+  Transport& transport_;
   std::byte* segment_;
-  Waiter& waiter_;
   int rank_;
-  std::vector<Peer> peers_;
   bool wake_on_release_ = false;
   struct alignas(kLineBytes) Piece {
     float values[kPieceElements];

@@ -1,5 +1,9 @@
 #include "collectives/schedule.h"
 
+#include <algorithm>
+
+#include "telemetry/check.h"
+
 namespace annulus {
 
 namespace {
@@ -47,6 +51,39 @@ void ScheduleBuilder::sum(const Place& left, const Place& right, std::vector<Pla
 void ScheduleBuilder::copy(const Place& from, const Place& to, int64_t count) {
   if (from == to) return;
   schedule_.actions.push_back({.kind = Action::Kind::kCopy, .place = from, .to = to, .count = count});
+}
+
+Schedule pipelined(std::vector<Schedule> schedules) {
+  struct Round {
+    std::vector<Action> posts, rest;
+  };
+  Schedule all;
+  std::vector<std::vector<Round>> rounds;  // by schedule
+  std::size_t waves = 0;
+  for (Schedule& schedule : schedules) {
+    CHECK(schedule.announce == 0);
+    std::vector<Round>& own = rounds.emplace_back(1);
+    for (Action action : schedule.actions) {
+      const bool posts = action.kind == Action::Kind::kPost;
+      if (action.kind == Action::Kind::kSum) action.sum += static_cast<int32_t>(all.sums.size());
+      if (posts && !own.back().rest.empty()) own.emplace_back();
+      (posts ? own.back().posts : own.back().rest).push_back(action);
+    }
+    std::move(schedule.sums.begin(), schedule.sums.end(), std::back_inserter(all.sums));
+    all.leaves_readers |= schedule.leaves_readers;
+    waves = std::max(waves, rounds.size() - 1 + own.size());
+  }
+  for (std::size_t wave = 0; wave < waves; ++wave) {
+    for (const bool posts : {true, false}) {
+      for (std::size_t i = 0; i < rounds.size(); ++i) {
+        if (wave < i || wave - i >= rounds[i].size()) continue;
+        const Round& round = rounds[i][wave - i];
+        const std::vector<Action>& actions = posts ? round.posts : round.rest;
+        all.actions.insert(all.actions.end(), actions.begin(), actions.end());
+      }
+    }
+  }
+  return all;
 }
 
 std::vector<int64_t> posts_per_peer(const Schedule& schedule, int ranks) {

@@ -107,6 +107,12 @@ class ScheduleBuilder {
   std::set<std::tuple<Space, int32_t, int32_t, int64_t>> posted_;
 };
 
+// The same schedules one behind the other, each a round behind the one before, so that a rank has one's round
+// under way while it waits for another's. A round is posts and what follows them until the next posts; all
+// ranks' schedules must have rounds alike, and no announcement. In each wave all posts come first, the
+// earliest schedule's first, so both ends of a ring see the same order.
+Schedule pipelined(std::vector<Schedule> schedules);
+
 // Posts in `schedule` to each of `ranks` ranks.
 std::vector<int64_t> posts_per_peer(const Schedule& schedule, int ranks);
 

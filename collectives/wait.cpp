@@ -44,6 +44,8 @@ const char* to_string(Await what) {
       return "the gradients";
     case Await::kNorm:
       return "the norm of the gradients";
+    case Await::kHosts:
+      return "the other hosts";
   }
   return "?";
 }
@@ -89,6 +91,7 @@ void Waiter::enter(const WaitFor& what) {
 int Waiter::awaited_index(const WaitFor& what) const {
   switch (what.what) {
     case Await::kLauncher:   // if it dies, the kernel ends this process
+    case Await::kHosts:      // the launchers judge each other
     case Await::kGradients:  // the launcher judges the compute thread, and it may evaluate for long
       return -1;
     case Await::kExchange:

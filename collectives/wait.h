@@ -48,6 +48,7 @@ enum class Await : uint32_t {
   kExchange,   // the compute thread: its rank's exchange thread
   kGradients,  // an exchange thread: its rank's compute thread
   kNorm,       // the norm of the peer's part of the gradient
+  kHosts,      // its rank's bridge: the other hosts' sums
 };
 const char* to_string(Await what);
 

@@ -119,6 +119,7 @@ BenchAccuracyOptions parse_bench_accuracy(int argc, const char* const* argv) {
   options.config.optimizer = "nesterov";
   options.config.compress = "topk";
   options.config.compress_where = "all";
+  options.config.momentum_correction = true;
   std::string config_file;
   const OptionTable train = train_table(options.config, config_file);
   OptionTable table("annulus bench accuracy",
@@ -226,6 +227,28 @@ BenchCompressionOptions parse_bench_compression(int argc, const char* const* arg
   table.section("Output");
   table.bare_switch("json", options.json, "JSON in place of text, one object a line");
   table.parse(argc, argv);
+  return options;
+}
+
+BenchBridgeOptions parse_bench_bridge(int argc, const char* const* argv) {
+  constexpr int kMostHosts = 16;  // so that the smallest message has a line for each
+  BenchBridgeOptions options;
+  options.config.workers = 1;
+  std::string config_file;
+  const OptionTable train = train_table(options.config, config_file);
+  OptionTable table("annulus bench bridge",
+                    "Measures all-reduce between hosts, which are network namespaces of this machine, beside "
+                    "iperf3 over the same link. Takes root.");
+  table.section("What is measured");
+  table.whole("nodes", "N", options.hosts, 2, kMostHosts, "hosts, joined by veth");
+  add_sizes(table, options.bytes, "sizes of the fp32 gradient, with K, M or G for powers of 1024",
+            "4K,64K,1M,25M,100M");
+  table.choice("wire", options.wire, {"fp32", "fp16", "bf16"}, "what gradients travel as");
+  table.text("rate", "RATE", options.rate, "of each host's link, as tc takes it: 1gbit").default_text =
+      "not limited";
+  add_cores_and_output(table, train, {"workers", "bind", "smt"}, options.json);
+  table.parse(argc, argv);
+  options.config.workers = std::max(options.config.workers, 1);  // auto
   return options;
 }
 

@@ -96,7 +96,8 @@ Placement place_workers(const TrainConfig& config, const Machine& machine, int w
   if (config.workers != 0) return placement;
   // auto takes no more workers than there is work for.
   const int64_t fed = std::max<int64_t>(config.batch_size / config.accumulate, 1);
-  const int64_t most = std::min(fed, config.shards > 0 ? config.shards : fed);
+  const int64_t most =
+      std::max<int64_t>(std::min(fed, config.shards > 0 ? config.shards : fed) / config.host_count, 1);
   if (static_cast<int64_t>(placement.workers.size()) <= most) return placement;
   request.workers = static_cast<int>(most);
   placement = plan_placement(machine, request);
@@ -109,7 +110,7 @@ Placement place_workers(const TrainConfig& config, const Machine& machine, int w
 
 Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset,
               const NetworkSpec& spec, int workers_in_memory, bool may_measure,
-              const std::shared_ptr<const Checkpoint>& resumed) {
+              const std::shared_ptr<const Checkpoint>& resumed, const HostPlan& hosts) {
   Placement placement = place_workers(config, machine, workers_in_memory);
   const int workers = static_cast<int>(placement.workers.size());
   std::vector<std::string> notes = placement.notes;
@@ -121,7 +122,8 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
   Planned planned = ask_planner(spec, resolved);
   std::vector<std::string> warnings = placement.warnings;
   for (std::string& warning : settle_precision(planned, resolved)) warnings.push_back(std::move(warning));
-  BucketPlan buckets = plan_buckets(planned.network, static_cast<int64_t>(resolved.bucket_mb * (1 << 20)));
+  BucketPlan buckets = plan_buckets(planned.network, static_cast<int64_t>(resolved.bucket_mb * (1 << 20)),
+                                    keeps_host_residual(resolved));
   int64_t largest_bucket = 0;
   for (const BucketExtent& bucket : buckets.extents) {
     largest_bucket = std::max<int64_t>(largest_bucket, bucket.blocks * kBlockElements * sizeof(float));
@@ -155,12 +157,13 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
           .notes = std::move(notes),
           .warnings = std::move(warnings)};
   RunPlan& run = job.run;
+  const SegmentInputs inputs = run.segment_inputs();
   run.checkpoint =
       plan_checkpoint(run.spec, run.network, run.buckets, moment_names(run.config), run.config.staleness != 0,
-                      keeps_residuals(run.config) ? run.config.shards : 0,
-                      corrects_momentum(run.config) ? run.config.shards : 0);
+                      inputs.residual_arrays(), inputs.velocity_arrays());
   run.resumed = resumed;
-  job.segment = plan_segment(run.segment_inputs());
+  run.hosts = hosts;
+  job.segment = plan_segment(inputs);
   return job;
 }
 
@@ -230,12 +233,12 @@ int count_workers(const TrainConfig& config, const Machine& machine) {
 }
 
 Job plan_job(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset, bool check_memory,
-             std::shared_ptr<const Checkpoint> resumed) {
+             std::shared_ptr<const Checkpoint> resumed, const HostPlan& hosts) {
   // Read once: it may come through a pipe.
   const NetworkSpec spec = network_for(config, dataset, resumed.get());
   int workers_in_memory = 0;  // no limit known
   const auto plan = [&](const TrainConfig& of) {
-    return plan_with(of, machine, dataset, spec, workers_in_memory, check_memory, resumed);
+    return plan_with(of, machine, dataset, spec, workers_in_memory, check_memory, resumed, hosts);
   };
   Job job = plan(config);
   if (resumed) check_resumed(job.run);

@@ -38,9 +38,9 @@ struct Job {
 // kernels. Throws UserError for whatever cannot work, not enough memory included (`check_memory` off: for
 // machines that are only imagined).
 // `resumed`: what the run goes on from, if anything; its own network takes the place of a file that --model
-// names as the checkpoint does.
+// names as the checkpoint does. `hosts`: as many as config.host_count; ports are for later.
 Job plan_job(const TrainConfig& config, const Machine& machine, const DatasetInfo& dataset, bool check_memory,
-             std::shared_ptr<const Checkpoint> resumed = nullptr);
+             std::shared_ptr<const Checkpoint> resumed = nullptr, const HostPlan& hosts = {});
 
 // How many workers `config` gets on `machine`: --workers, or what auto finds. Throws UserError.
 int count_workers(const TrainConfig& config, const Machine& machine);

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "bench/bench_accuracy.h"
+#include "bench/bench_bridge.h"
 #include "bench/bench_collectives.h"
 #include "bench/bench_compression.h"
 #include "bench/bench_layers.h"
@@ -29,6 +30,7 @@
 #include "launcher/model_command.h"
 #include "launcher/options.h"
 #include "launcher/resume.h"
+#include "launcher/run_hosts.h"
 #include "launcher/topo_command.h"
 #include "launcher/train_command.h"
 #include "launcher/version.h"
@@ -48,6 +50,7 @@ constexpr const char* kUsage =
     "  annulus bench collectives [flags]  measures all-reduce and its kin beside the memory's floor\n"
     "  annulus bench update [flags]  measures the fused update beside a copy\n"
     "  annulus bench compression [flags]  measures how gradients are made smaller for the wire\n"
+    "  annulus bench bridge [flags]  measures all-reduce between hosts beside iperf3\n"
     "  annulus bench recovery [flags]  kills workers at random, measures how the run goes on\n"
     "  annulus bench accuracy [flags]  trains with whole and with compressed gradients, compares accuracies\n"
     "  annulus check ALGORITHM      checks direct, ring or hierarchical against a serial run, without data\n"
@@ -82,26 +85,47 @@ void limit_pool_spinning(int threads_per_worker, const std::vector<std::string>&
   execv("/proc/self/exe", original_argv);  // where that fails the run is only slower
 }
 
+std::optional<std::string> variable(const std::string& name) {
+  const char* const value = getenv(name.c_str());
+  return value == nullptr ? std::nullopt : std::optional<std::string>(value);
+}
+
+// `words`: the whole command line; argv begins with the command.
+int train(int argc, const char* const* argv, const std::vector<std::string>& words, int64_t began_ns) {
+  TrainConfig config = parse_train(argc, argv);
+  const RunHosts hosts = find_hosts(config, variable);
+  if (hosts.order) {  // which says what the first host has read, from a checkpoint as well
+    const BaseConfig base{hosts.order->config, "the order of " + hosts.list.hosts[0].name};
+    config = parse_train(argc, argv, &base);
+    config.run_dir = hosts.order->run_dir;
+    config.resume = hosts.order->resume;
+  }
+  config = on_hosts(config, hosts);
+  if (!config.resume.empty() && !hosts.order && reads_a_pipe(words)) {
+    throw UserError("--resume: the configuration is read twice, and --config is no file that can be");
+  }
+  std::optional<ResumePoint> resume;
+  if (!config.resume.empty()) {
+    resume =
+        (hosts.several() ? find_resume_point_of_hosts : find_resume_point)(config.resume, config.run_dir);
+  }
+  if (resume && !hosts.order) {
+    const BaseConfig base{resume->checkpoint->config(), resume->checkpoint->path()};
+    config = parse_train(argc, argv, &base);
+    if (hosts.has_slots()) config.workers = 0;  // the hosts say how many, whatever they were before
+    config = on_hosts(config, hosts);
+  }
+  if (!hosts.order) limit_pool_spinning(config.threads_per_worker, words);
+  return train_command(config, resume ? &*resume : nullptr, hosts, began_ns);
+}
+
 // The command line, without changing argv: set_process_name writes there.
 int run(const std::vector<std::string>& words, int64_t began_ns) {
   std::vector<const char*> argv;
   for (const std::string& word : words) argv.push_back(word.c_str());
   const int argc = static_cast<int>(argv.size());
   const std::string command = argc > 1 ? words[1] : "--help";
-  if (command == "train") {
-    TrainConfig config = parse_train(argc - 1, argv.data() + 1);
-    std::optional<ResumePoint> resume;
-    if (!config.resume.empty()) {
-      if (reads_a_pipe(words)) {
-        throw UserError("--resume: the configuration is read twice, and --config is no file that can be");
-      }
-      resume = find_resume_point(config.resume, config.run_dir);
-      const BaseConfig base{resume->checkpoint->config(), resume->checkpoint->path()};
-      config = parse_train(argc - 1, argv.data() + 1, &base);
-    }
-    limit_pool_spinning(config.threads_per_worker, words);
-    return train_command(config, resume ? &*resume : nullptr, began_ns);
-  }
+  if (command == "train") return train(argc - 1, argv.data() + 1, words, began_ns);
   if (command == "topo") return topo_command(parse_topo(argc - 1, argv.data() + 1), began_ns);
   if (command == "check") return check_command(parse_check(argc - 1, argv.data() + 1));
   if (command == "model") return model_command(parse_model(argc - 1, argv.data() + 1));
@@ -121,6 +145,7 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
     if (what == "collectives") return bench_collectives(parse_bench_collectives(argc - 2, argv.data() + 2));
     if (what == "update") return bench_update(parse_bench_update(argc - 2, argv.data() + 2));
     if (what == "compression") return bench_compression(parse_bench_compression(argc - 2, argv.data() + 2));
+    if (what == "bridge") return bench_bridge(parse_bench_bridge(argc - 2, argv.data() + 2));
     if (what == "recovery") {
       const BenchRecoveryOptions options = parse_bench_recovery(argc - 2, argv.data() + 2);
       limit_pool_spinning(options.training.config.threads_per_worker, words);
@@ -133,7 +158,7 @@ int run(const std::vector<std::string>& words, int64_t began_ns) {
     }
     throw unknown_command("bench " + what,
                           {"bench train", "bench layers", "bench collectives", "bench update",
-                           "bench compression", "bench recovery", "bench accuracy"});
+                           "bench compression", "bench bridge", "bench recovery", "bench accuracy"});
   }
   if (command == "--version" || command == "version") {
     fmt::print("{}\n", version_text(ask_onednn_version()));

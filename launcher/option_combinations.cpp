@@ -72,6 +72,37 @@ void check_compression(const TrainConfig& config) {
   }
 }
 
+// What several hosts cannot do. Where there are too few shards, workers per host are what can be changed.
+void check_hosts(const TrainConfig& config, int workers_of_host, int64_t shards) {
+  if (config.host_count == 1) return;
+  const int64_t workers = int64_t{workers_of_host} * config.host_count;
+  if (config.staleness != 0) {
+    throw UserError::format(
+        "--staleness {}: on several hosts the next step begins only once all have this one's weights; leave "
+        "it "
+        "out, or train on one host",
+        config.staleness);
+  }
+  if (keeps_residuals(config)) {
+    throw UserError(
+        "--compress-where all: on several hosts --compress topk works between them alone; give "
+        "--compress-where bridge, or train on one host");
+  }
+  if (shards < workers) {
+    throw UserError::format(
+        "--shards {}: fewer than the {} workers ({} on each of {} hosts); give at least --shards {}, or "
+        "fewer "
+        "workers or hosts",
+        shards, workers, workers_of_host, config.host_count, workers);
+  }
+  if (config.batch_size < shards) {
+    throw UserError::format(
+        "--batch-size {}: smaller than the {} shards of {} workers on each of {} hosts; give at least "
+        "--batch-size {}, or fewer of them",
+        config.batch_size, shards, workers_of_host, config.host_count, shards);
+  }
+}
+
 }  // namespace
 
 void settle_optimizer(const OptionTable& table, TrainConfig& config) {
@@ -121,9 +152,11 @@ void settle_compression(const OptionTable& table, TrainConfig& config) {
   }
 }
 
-std::vector<std::string> check_combinations(const TrainConfig& config, int workers) {
+std::vector<std::string> check_combinations(const TrainConfig& config, int workers_of_host) {
   std::vector<std::string> notes;
-  const int64_t shards = resolved(config, workers).shards;
+  const int64_t shards = resolved(config, workers_of_host).shards;
+  const int64_t workers = int64_t{workers_of_host} * config.host_count;
+  check_hosts(config, workers_of_host, shards);
   if (shards < workers) {
     throw UserError::format(
         "--shards {}: fewer than the {} workers; give at least --shards {}, or --workers {}", shards, workers,
@@ -147,7 +180,7 @@ std::vector<std::string> check_combinations(const TrainConfig& config, int worke
   check_optimizer(config);
   check_schedule(config);
   check_compression(config);
-  if (config.compress != "none" && !compresses_shards(config)) {
+  if (config.compress != "none" && !compresses_shards(config) && config.host_count == 1) {
     notes.push_back(fmt::format(
         "--compress {}: nothing is compressed, since all workers share this box's memory, where it "
         "costs time and saves none; --compress-where all does it all the same",

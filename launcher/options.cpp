@@ -6,6 +6,7 @@
 #include "kernels/adam.h"
 #include "launcher/comm_threads.h"
 #include "launcher/cpu_list.h"
+#include "launcher/host_list.h"
 #include "launcher/option_parts.h"
 #include "runtime/models.h"
 #include "runtime/step_schedule.h"
@@ -57,11 +58,36 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
 
   table.section("On which cores");
   table.whole_or_auto("workers", "N|auto", config.workers, kMostWorkers,
-                      "worker processes; auto: one per usable physical core");
+                      "worker processes (on each host); auto: one per usable physical core");
   table.whole("threads-per-worker", "T", config.threads_per_worker, 1, kMostWorkers, "cores of a worker");
   add_cpus(table, "bind", config.bind, bind_policies(),
            "what a worker is bound to, or the CPUs to use, like 0-3,8");
   table.on_off("smt", config.smt, "use every hardware thread as a core of its own");
+
+  table.section("On which hosts");
+  const auto places = [](Option& option) -> Option& {
+    option.in_dump = false;  // where, not what
+    return option;
+  };
+  places(table.text("hosts", "FILE", config.hosts,
+                    "train on several hosts: one a line, NAME [slots=N] [addr=A], the first one coordinates; "
+                    "they are started by ssh, unless --node says that each is started by hand"));
+  places(table.whole("node", "K", config.node, 0, kMostHosts - 1,
+                     "by hand: this host's line in the file, from 0; the same command on every host"))
+      .in_file = false;
+  places(table.text("secret-file", "FILE", config.secret_file,
+                    "by hand, and in Slurm: 32 random bytes, the same on every host, by which they know each "
+                    "other"));
+  places(
+      table.whole("port", "N", config.port, 1, 65'535,
+                  "where the first host listens for the others; left out: by ssh one that is free, else one "
+                  "that follows from the secret"));
+  places(table.text("remote-path", "PATH", config.remote_path,
+                    "by ssh: this program on the other hosts; left out: the same path as here"));
+
+  places(table.number("join-deadline", "SECONDS", config.join_deadline,
+                      {.low = 0, .low_included = false, .high = 1e6},
+                      "how long hosts wait for each other before the run starts"));
 
   table.section("How long, in which portions");
   table.whole("batch-size", "N", config.batch_size, 1, kMostImages,

@@ -63,6 +63,16 @@ struct BenchCompressionOptions {
   bool json = false;
 };
 
+// `annulus bench bridge`: all-reduce between hosts, in network namespaces of this machine.
+struct BenchBridgeOptions {
+  TrainConfig config;  // workers (of each host), bind and smt
+  int hosts = 2;
+  std::vector<int64_t> bytes{4 << 10, 64 << 10, 1 << 20, 25 << 20, 100 << 20};  // of the fp32 gradient
+  std::string wire = "fp32";                                                    // fp32, fp16, bf16
+  std::string rate;  // of each host's link, as tc takes it; empty: not limited
+  bool json = false;
+};
+
 // `annulus bench recovery`: kills workers at random, and measures what that costs.
 struct BenchRecoveryOptions {
   BenchTrainOptions training;  // its steps are as many as the deaths take
@@ -126,6 +136,7 @@ BenchLayersOptions parse_bench_layers(int argc, const char* const* argv);
 BenchCollectivesOptions parse_bench_collectives(int argc, const char* const* argv);
 BenchUpdateOptions parse_bench_update(int argc, const char* const* argv);
 BenchCompressionOptions parse_bench_compression(int argc, const char* const* argv);
+BenchBridgeOptions parse_bench_bridge(int argc, const char* const* argv);
 BenchRecoveryOptions parse_bench_recovery(int argc, const char* const* argv);
 BenchAccuracyOptions parse_bench_accuracy(int argc, const char* const* argv);
 
@@ -143,8 +154,8 @@ CheckpointOptions parse_checkpoint(int argc, const char* const* argv);
 // numbers in force, not auto. The run directory is left out: it says where, not what.
 std::string to_yaml(const TrainConfig& config);
 
-// Refuses what cannot work together on `workers` workers (UserError), and returns notes on what can but
-// should be known, one sentence each.
+// Refuses what cannot work together on `workers` workers (of each host; UserError), and returns notes on what
+// can but should be known, one sentence each.
 std::vector<std::string> check_combinations(const TrainConfig& config, int workers);
 
 // For a first word that is no command: names the nearest of `commands`, or lists them.

@@ -14,6 +14,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kRuns = "runs";
+constexpr const char* kHostDirectory = "node-";
+constexpr size_t kMostOffers = 100;
 
 // Of the runs below kRuns that have checkpoints, the one whose directory of them changed last comes first.
 std::vector<fs::path> runs_with_checkpoints() {
@@ -65,6 +67,40 @@ std::string later_one(const std::string& directory, uint32_t step) {
     }
   }
   return "";
+}
+
+// Below a run's directory, the first host's own first.
+std::vector<fs::path> directories_of_hosts(const fs::path& run) {
+  std::vector<fs::path> directories = {checkpoint_directory(run.string())};
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(run, error)) {
+    if (entry.path().filename().string().starts_with(kHostDirectory)) {
+      directories.push_back(checkpoint_directory(entry.path().string()));
+    }
+  }
+  std::sort(directories.begin() + 1, directories.end());
+  return directories;
+}
+
+// The run below kRuns with the checkpoint that was made last, by any host.
+fs::path latest_run_of_hosts() {
+  fs::path latest;
+  fs::file_time_type time = fs::file_time_type::min();
+  std::error_code error;
+  for (const fs::directory_entry& run : fs::directory_iterator(kRuns, error)) {
+    for (const fs::path& directory : directories_of_hosts(run.path())) {
+      if (!fs::is_directory(directory, error) || fs::last_write_time(directory, error) <= time) continue;
+      time = fs::last_write_time(directory, error);
+      latest = run.path();
+    }
+  }
+  if (latest.empty()) {
+    throw UserError::format(
+        "--resume latest: no run in {} has a checkpoint; name its run's directory (--run-dir DIR), or begin "
+        "anew without --resume",
+        fs::absolute(kRuns).string());
+  }
+  return latest;
 }
 
 // A checkpoint that the user has named.
@@ -133,6 +169,56 @@ ResumePoint find_resume_point(const std::string& resume, const std::string& run_
         "--resume {}: there is no such file; give latest, a checkpoint or a run's directory", resume);
   }
   return named(resume, run_dir);
+}
+
+std::string host_directory_name(int node) { return kHostDirectory + std::to_string(node); }
+
+ResumePoint find_resume_point_of_hosts(const std::string& resume, const std::string& run_dir) {
+  ResumePoint point;
+  std::error_code error;
+  if (resume != "latest" && !fs::is_directory(resume, error)) {
+    if (!fs::exists(resume, error)) {
+      throw UserError::format(
+          "--resume {}: there is no such file; give latest, a checkpoint or a run's directory", resume);
+    }
+    point.checkpoint = std::make_shared<const Checkpoint>(resume);
+    point.offers = {point.checkpoint};
+    point.run_dir = run_of(fs::absolute(resume).parent_path());
+    const fs::path run = point.run_dir;
+    if (run.filename().string().starts_with(kHostDirectory)) point.run_dir = run.parent_path().string();
+    return point;
+  }
+  const fs::path run = resume != "latest" ? fs::path(resume)
+                       : run_dir.empty()  ? latest_run_of_hosts()
+                                          : fs::path(run_dir);
+  point.run_dir = run.lexically_normal().string();
+  for (const fs::path& directory : directories_of_hosts(run)) {
+    if (!fs::is_directory(directory, error)) continue;
+    for (const std::string& path : list_checkpoints(directory.string())) {
+      try {
+        auto checkpoint = std::make_shared<const Checkpoint>(path);
+        const bool known = std::any_of(point.offers.begin(), point.offers.end(), [&](const auto& offer) {
+          return offer->step() == checkpoint->step();
+        });
+        if (!known && point.offers.size() < kMostOffers) point.offers.push_back(std::move(checkpoint));
+      } catch (const UserError& damaged) {
+        point.warnings.push_back(fmt::format("skipped {}", damaged.what()));
+      }
+    }
+  }
+  if (point.offers.empty()) {
+    std::string text = fmt::format(
+        "--resume: {} has no intact checkpoint on this host; copy one of another host here, or begin anew "
+        "without "
+        "--resume",
+        run.string());
+    for (const std::string& skipped : point.warnings) text += "\n  " + skipped;
+    throw UserError(text);
+  }
+  std::sort(point.offers.begin(), point.offers.end(),
+            [](const auto& a, const auto& b) { return a->step() > b->step(); });
+  point.checkpoint = point.offers.front();
+  return point;
 }
 
 void check_still_latest(const ResumePoint& point) {

@@ -9,18 +9,19 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/parallel_for.h"
+#include "collectives/unique_fd.h"
 #include "launcher/checkpointer.h"
 #include "launcher/death_causes.h"
 #include "launcher/death_watch.h"
 #include "launcher/heartbeat_watch.h"
+#include "launcher/host_control.h"
 #include "launcher/placement_report.h"
+#include "launcher/rank_processes.h"
 #include "launcher/residency.h"
 #include "launcher/restart_budget.h"
 #include "launcher/signals.h"
 #include "runtime/checksum.h"
 #include "runtime/recovery.h"
-#include "runtime/worker.h"
 #include "telemetry/check.h"
 #include "telemetry/progress.h"
 
@@ -31,37 +32,19 @@ constexpr int64_t kTickNs = 100'000'000;
 constexpr int64_t kUnwindNs =
     400'000'000;  // that ranks have to leave after the abort word, before they are killed
 
-// File descriptor that closes itself.
-class Fd {
- public:
-  explicit Fd(int fd) : fd_(fd) { CHECK(fd >= 0, "{}", std::strerror(errno)); }
-  ~Fd() { close(fd_); }
-  Fd(const Fd&) = delete;
-  Fd& operator=(const Fd&) = delete;
-  operator int() const { return fd_; }
-
- private:
-  int fd_;
-};
-
-// Gives each thread of this worker's pool a CPU of its own. The pool's threads are made here, after the
-// process was bound, so that they inherit its memory policy.
-void bind_threads(const std::vector<int>& cpus) {
-  if (cpus.size() < 2) return;
-  const int threads = static_cast<int>(cpus.size());
-  set_threads(threads);
-  parallel_for(threads, threads, [&](int64_t begin, int64_t) {
-    (void)bind_thread(cpus[begin]);  // refused where the process's binding was, which has been reported
-  });
+UniqueFd made(int fd) {
+  CHECK(fd >= 0, "{}", std::strerror(errno));
+  return UniqueFd(fd);
 }
 
 // Tags of epoll events; workers have their rank.
 constexpr uint64_t kSignals = 1 << 20, kTimer = kSignals + 1, kChanged = kSignals + 2, kLoader = kSignals + 3,
-                   kWriter = kSignals + 4;
+                   kWriter = kSignals + 4, kHosts = kSignals + 5;
 
 class Supervisor {
  public:
-  Supervisor(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns);
+  Supervisor(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns,
+             HostControl* control);
   ~Supervisor();
   JobOutcome run();
 
@@ -79,14 +62,16 @@ class Supervisor {
   void check_heartbeats(int64_t elapsed_ns);
   void pause();
   bool replaces(const std::string& whose, const std::string& death, int exit_code, uint32_t step);
-  void begin_recovery();
+  void follow_hosts();
+  void begin_recovery(const std::string& why);
   void recover();
+  bool counts_broken_link();
   void fail(int exit_code, const std::string& message);
   void end_ranks();
-  void kill_ranks();
-  void kill_all();
+  void kill_loader();
+  void settle();
+  void leave_hosts();
   bool all_ended() const;
-  std::vector<bool> leaving() const;
   bool every_rank(RankState state) const;  // has reached it
   bool every_rank_has_stepped() const;
   uint32_t step_of(int rank) const { return segment_.rank(rank).step.load(std::memory_order_relaxed); }
@@ -96,15 +81,16 @@ class Supervisor {
   const Machine& machine_;
   const JobObserver& observer_;
   const int64_t began_ns_;
+  HostControl* const control_;              // null: this box is all there is
+  const std::unique_ptr<HostMember> sole_;  // then
+  HostMember& hosts_;
   SignalBlock signal_block_;
   std::string bind_refusal_;  // why the kernel would not bind a part of the segment
   Segment segment_;
   SegmentHeader& header_;
   StepAggregator aggregator_;
-  Fd epoll_, signals_, timer_, changed_;
-  std::vector<ChildProcess> ranks_;
-  std::vector<bool> dead_;         // by rank: it has no process
-  std::vector<std::string> hung_;  // by rank: why it was killed; empty: it was not, by this process
+  UniqueFd epoll_, signals_, timer_, changed_;
+  RankProcesses ranks_;
   std::optional<ChildProcess> loader_;
   DeathWatch deaths_;
   HeartbeatWatch heartbeats_;
@@ -113,7 +99,9 @@ class Supervisor {
   RestartBudget restarts_;
   Checkpointer checkpointer_;
   DeathCauses causes_;
-  int stop_signal_ = 0;
+  int stop_signal_ = 0;      // here or on another host
+  bool asked_here_ = false;  // by a signal to this process
+  std::string broken_link_;  // why the recovery under way has begun, if nothing else is the cause
   int64_t last_tick_ns_ = 0;
   int64_t ending_ns_ =
       0;  // since when ranks have been told to leave before they have finished; 0: they have not
@@ -129,11 +117,15 @@ std::vector<const LifeWord*> life_words(const Segment& segment) {
   return words;
 }
 
-Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns)
+Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns,
+                       HostControl* control)
     : job_(job),
       machine_(machine),
       observer_(observer),
       began_ns_(began_ns),
+      control_(control),
+      sole_(control == nullptr ? sole_member() : nullptr),
+      hosts_(control == nullptr ? *sole_ : control->member()),
       segment_(job.segment, job.run.segment_inputs(), job.run.network.hash(),
                [this](void* address, uint64_t bytes, int rank) {
                  const KernelAnswer answer = bind_home(machine_, job_.placement, address, bytes, rank);
@@ -143,17 +135,15 @@ Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver
       aggregator_(
           job.run.config.workers, [this](int rank) -> const StepRing& { return segment_.rank(rank).steps; },
           [this](int rank) -> const EvalRing& { return segment_.rank(rank).evaluations; }),
-      epoll_(epoll_create1(EPOLL_CLOEXEC)),
+      epoll_(made(epoll_create1(EPOLL_CLOEXEC))),
       signals_([] {
         const sigset_t set = watched_signals();
-        return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+        return made(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
       }()),
-      timer_(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)),
-      changed_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-      ranks_(job.run.config.workers),
-      dead_(job.run.config.workers, true),
-      hung_(job.run.config.workers),
-      deaths_(life_words(segment_), changed_),
+      timer_(made(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK))),
+      changed_(made(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))),
+      ranks_(job, machine, segment_, changed_.get()),
+      deaths_(life_words(segment_), changed_.get()),
       heartbeats_(segment_.controls(), static_cast<int64_t>(job.run.config.deadline * 1e9)),
       recovery_(segment_),
       restarts_(job.run.config.max_restarts),
@@ -162,10 +152,11 @@ Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver
   if (!bind_refusal_.empty()) observer_.warning("shared memory is not bound to NUMA nodes: " + bind_refusal_);
   header_.last_step.store(static_cast<uint32_t>(job.run.schedule.steps()), std::memory_order_release);
   const itimerspec interval{{0, kTickNs}, {0, kTickNs}};
-  timerfd_settime(timer_, 0, &interval, nullptr);
-  watch(signals_, kSignals);
-  watch(timer_, kTimer);
-  watch(changed_, kChanged);
+  timerfd_settime(timer_.get(), 0, &interval, nullptr);
+  watch(signals_.get(), kSignals);
+  watch(timer_.get(), kTimer);
+  watch(changed_.get(), kChanged);
+  if (control_ != nullptr) watch(control_->fd(), kHosts);
   try {
     start_loader();
     for (int rank = 0; rank < segment_.ranks(); ++rank) start_worker(rank, kNoAttempt);
@@ -173,21 +164,21 @@ Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver
     last_tick_ns_ = now_ns();
     observer_.started(segment_);
   } catch (...) {  // no destructor runs after a constructor that throws
-    kill_all();
+    kill_loader();
     throw;
   }
 }
 
-Supervisor::~Supervisor() { kill_all(); }
+Supervisor::~Supervisor() { kill_loader(); }
 
 void Supervisor::watch(int fd, uint64_t tag) {
   epoll_event event{.events = EPOLLIN, .data = {.u64 = tag}};
-  CHECK(epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event) == 0);
+  CHECK(epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0);
 }
 
 // Children forked later hold copies of a pidfd, so closing it does not end its events.
 ChildEnd Supervisor::collect(ChildProcess& child) {
-  epoll_ctl(epoll_, EPOLL_CTL_DEL, child.pidfd, nullptr);
+  epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, child.pidfd, nullptr);
   return finish(child);
 }
 
@@ -199,42 +190,17 @@ void Supervisor::start_loader() {
   watch(loader_->pidfd, kLoader);
 }
 
-// The rank begins parked: it joins the attempt after `left`.
 void Supervisor::start_worker(int rank, uint32_t left) {
-  segment_.rank(rank).life.store(0, std::memory_order_relaxed);
-  ranks_[rank] = spawn("annulus:" + std::to_string(rank), [this, rank, left](int output) {
-    tie_life(segment_.rank(rank).life);
-    const KernelAnswer bound = bind_this_process(machine_, job_.placement.workers[rank]);
-    // One warning is enough for all ranks: containers refuse all of them or none.
-    if (!bound.ok() && rank == 0) write_all(output, bound.refusal);
-    bind_threads(job_.placement.workers[rank].thread_cpus);
-    RankPart& part = segment_.rank(rank);
-    part.pid.store(getpid(), std::memory_order_relaxed);
-    const uint64_t one = 1;
-    const auto notify = [&] { (void)!write(changed_, &one, sizeof one); };
-    try {
-      Worker(job_.run, segment_, rank, notify, left).run();
-      return 0;
-    } catch (const std::exception& error) {
-      std::strncpy(part.failure, error.what(), sizeof part.failure - 1);
-      part.state.store(RankState::kFailed, std::memory_order_release);
-      return dynamic_cast<const UserError*>(&error) != nullptr ? 2 : 1;
-    }
-  });
-  dead_[rank] = false;
-  hung_[rank].clear();
+  ranks_.start(rank, left);
   heartbeats_.forked(rank);
-  watch(ranks_[rank].pidfd, rank);
+  watch(ranks_.process(rank).pidfd, rank);
 }
 
 JobOutcome Supervisor::run() {
   while (!all_ended()) serve();
   // Nobody writes the state any more.
-  if (!stops_at_once_ && segment_.versions().committed() != Versions::kNone) {
-    while (checkpointer_.writing()) serve();
-    if (!stops_at_once_) checkpointer_.write_last(segment_.versions().committed());
-    while (checkpointer_.writing()) serve();
-  }
+  settle();
+  leave_hosts();
   outcome_.checkpoints = checkpointer_.counts();
   aggregator_.poll(observer_.step, observer_.evaluation);
   if (aggregator_.lost() > 0) {
@@ -259,10 +225,39 @@ JobOutcome Supervisor::run() {
   return std::move(outcome_);
 }
 
+// Has the last checkpoint written: of the step that all hosts agree on.
+void Supervisor::settle() {
+  const uint32_t committed = segment_.versions().committed();
+  std::optional<uint32_t> step;
+  while (!stops_at_once_ && !(step = hosts_.last_step(committed))) serve();
+  if (stops_at_once_ || *step == Versions::kNone) return;
+  if (*step != committed) segment_.reset_exchange(*step);
+  const auto write = [this](uint32_t of) {
+    while (checkpointer_.writing()) serve();
+    if (!stops_at_once_) checkpointer_.write_last(of);
+    while (checkpointer_.writing()) serve();
+  };
+  write(*step);
+  // Nobody says what the others have, and one may be a step behind. If this host has begun the next step, all
+  // have this one; if not, the one before is whole here.
+  bool next_begun = false;
+  for (int rank = 0; rank < segment_.ranks(); ++rank) {
+    next_begun = next_begun || segment_.rank(rank).admitted.load(std::memory_order_relaxed) > *step;
+  }
+  if (hosts_.alone() && !next_begun && *step > job_.run.initial_step() + 1) write(*step - 1);
+}
+
+// The first host goes last.
+void Supervisor::leave_hosts() {
+  if (control_ == nullptr) return;
+  if (!hosts_.first()) control_->leave();
+  while (!control_->alone() && !stops_at_once_) serve();
+}
+
 // Takes up what has happened, or waits for something to happen.
 void Supervisor::serve() {
   epoll_event events[16];
-  const int count = epoll_wait(epoll_, events, 16, -1);
+  const int count = epoll_wait(epoll_.get(), events, 16, -1);
   for (int i = 0; i < count; ++i) {
     switch (const uint64_t tag = events[i].data.u64; tag) {
       case kSignals:
@@ -273,12 +268,16 @@ void Supervisor::serve() {
         break;
       case kChanged: {
         uint64_t value;
-        (void)!read(changed_, &value, sizeof value);
+        (void)!read(changed_.get(), &value, sizeof value);
         check_states();
         break;
       }
       case kLoader:
         on_loader_end();
+        break;
+      case kHosts:
+        control_->serve();
+        follow_hosts();
         break;
       case kWriter:
         checkpointer_.on_writer_end([this](ChildProcess& writer) { return collect(writer); });
@@ -291,31 +290,50 @@ void Supervisor::serve() {
 
 void Supervisor::on_signal() {
   signalfd_siginfo info;
-  while (read(signals_, &info, sizeof info) == sizeof info) {
+  while (read(signals_.get(), &info, sizeof info) == sizeof info) {
     const int signal = static_cast<int>(info.ssi_signo);
     if (signal == SIGTSTP) {
       pause();
       continue;
     }
-    const bool again = stop_signal_ != 0;
     stop_signal_ = signal;
-    if (again || !has_trained_) {  // asked twice, or nothing has begun that could be finished
-      stops_at_once_ = true;
-      end_ranks();
-      checkpointer_.kill_writer();
+    if (asked_here_ || !has_trained_) {  // asked twice, or nothing has begun that could be finished
+      hosts_.quit(signal);
     } else {
-      header_.stop_requested.store(1, std::memory_order_release);
+      hosts_.stop(signal);
     }
+    asked_here_ = true;
   }
+  follow_hosts();
+}
+
+// Takes up what the hosts, of which this is one, have been told.
+void Supervisor::follow_hosts() {
+  for (const std::string& news : hosts_.take_news()) observer_.warning(news);
+  if (hosts_.stop_signal() != 0) {
+    if (stop_signal_ == 0) stop_signal_ = hosts_.stop_signal();
+    // Its rank 0 tells the ranks of all hosts.
+    if (hosts_.first()) header_.stop_requested.store(1, std::memory_order_release);
+  }
+  if (hosts_.quit_signal() != 0 && !stops_at_once_) {
+    stop_signal_ = hosts_.quit_signal();
+    stops_at_once_ = true;
+    end_ranks();
+    checkpointer_.kill_writer();
+  }
+  if (const HostMember::End* const end = hosts_.end()) fail(end->code, end->text);
+  check_states();
 }
 
 // Ctrl-Z: workers lead process groups of their own, so they must be told; then this process stops as the
-// shell expects.
+// shell expects. Other hosts would take it for dead.
 void Supervisor::pause() {
+  if (control_ != nullptr) {
+    observer_.warning("Ctrl-Z is not taken: this run is on several hosts, which cannot wait for one");
+    return;
+  }
   const auto tell = [&](int signal) {
-    for (int rank = 0; rank < segment_.ranks(); ++rank) {
-      if (!dead_[rank]) kill(ranks_[rank].pid, signal);
-    }
+    ranks_.tell_all(signal);
     if (loader_) kill(loader_->pid, signal);
   };
   tell(SIGSTOP);
@@ -325,14 +343,15 @@ void Supervisor::pause() {
 
 void Supervisor::on_tick() {
   uint64_t expirations;
-  (void)!read(timer_, &expirations, sizeof expirations);
+  (void)!read(timer_.get(), &expirations, sizeof expirations);
   const int64_t now = now_ns();
   const int64_t elapsed = std::min(now - last_tick_ns_, kTickNs);  // a machine that was stopped does not age
-  check_states();
+  if (control_ != nullptr) control_->tick(elapsed);
+  follow_hosts();
   check_heartbeats(elapsed);
   checkpointer_.poll(elapsed);
   last_tick_ns_ = now;
-  if (ending_ns_ != 0 && now - ending_ns_ > kUnwindNs) kill_ranks();
+  if (ending_ns_ != 0 && now - ending_ns_ > kUnwindNs) ranks_.tell_all(SIGKILL);
   aggregator_.poll(observer_.step, observer_.evaluation);
   observer_.tick();
 }
@@ -358,18 +377,17 @@ void Supervisor::on_loader_end() {
 }
 
 void Supervisor::on_worker_end(int rank) {
-  const pid_t pid = ranks_[rank].pid;
-  const ChildEnd end = collect(ranks_[rank]);
-  dead_[rank] = true;
+  const pid_t pid = ranks_.process(rank).pid;
+  const ChildEnd end = ranks_.ended(rank, [this](ChildProcess& child) { return collect(child); });
   if (rank == 0 && !end.output.empty()) observer_.warning("rank 0 runs unbound: " + end.output);
   if (ending_ns_ != 0 || header_.dismissed.load(std::memory_order_relaxed) != 0) return;
   const RankPart& part = segment_.rank(rank);
   if (end.signal != 0) {
     const std::string whose = fmt::format("rank {} (pid {})", rank, pid);
-    const bool hung = !hung_[rank].empty();
-    const std::string death = hung ? hung_[rank] : causes_.describe(end);
+    const bool hung = !ranks_.hung(rank).empty();
+    const std::string death = hung ? ranks_.hung(rank) : causes_.describe(end);
     if (!replaces(whose, death, hung ? 1 : end.code, step_of(rank))) return;
-    begin_recovery();
+    begin_recovery(fmt::format("{} {}", whose, death));
     report_.ranks.push_back(rank);
     recover();
   } else if (part.state.load(std::memory_order_acquire) == RankState::kFailed) {
@@ -401,27 +419,46 @@ bool Supervisor::replaces(const std::string& whose, const std::string& death, in
   return false;
 }
 
-void Supervisor::begin_recovery() {
+// `why`: for the other hosts, where the cause is known.
+void Supervisor::begin_recovery(const std::string& why) {
   if (!recovery_.under_way()) {
     report_ = {};
     report_.known_ns = now_ns();
+    broken_link_.clear();
   }
   recovery_.begin();
+  hosts_.aborted(recovery_.attempt(), why);
 }
 
-// Begins a recovery where a rank ends, and goes on with it once every rank stands still (recovery.h, 1 to 7).
+// Begins a recovery where a rank ends, has lost its connection, or another host has begun one, and goes on
+// with it once every rank stands still (recovery.h, 1 to 7).
 void Supervisor::recover() {
   if (ending_ns_ != 0 || header_.dismissed.load(std::memory_order_relaxed) != 0) return;
-  const std::vector<bool> left = leaving();
-  if (!recovery_.under_way() && left != dead_) begin_recovery();
+  const std::vector<bool> left = ranks_.leaving();
+  if (!recovery_.under_way() && (left != ranks_.dead() || hosts_.must_abort(recovery_.attempt()))) {
+    begin_recovery("");
+  }
+  for (int rank = 0; rank < segment_.ranks(); ++rank) {
+    const RankPart& part = segment_.rank(rank);
+    if (part.state.load(std::memory_order_acquire) != RankState::kLinkFailed) continue;
+    if (!recovery_.under_way()) {
+      begin_recovery("");
+      broken_link_ = fmt::format("rank {}: {}", rank, part.failure);
+    }
+  }
   if (!recovery_.under_way() || !recovery_.all_parked(left)) return;
   if (report_.parked_ns == 0) report_.parked_ns = now_ns();
-  if (left != dead_) return;  // who ends may still write until it can be reaped
+  if (left != ranks_.dead()) return;  // who ends may still write until it can be reaped
   aggregator_.poll(observer_.step, observer_.evaluation);
-  report_.committed_step = recovery_.rewind(dead_, static_cast<uint32_t>(aggregator_.evaluated_step()));
+  const std::optional<uint32_t> step =
+      hosts_.resume_step(recovery_.attempt(), segment_.versions().committed());
+  if (!step || !counts_broken_link()) return;
+  const std::vector<bool> dead = ranks_.dead();
+  recovery_.rewind(dead, static_cast<uint32_t>(aggregator_.evaluated_step()), *step);
+  report_.committed_step = *step;
   try {
     for (int rank = 0; rank < segment_.ranks(); ++rank) {
-      if (dead_[rank]) start_worker(rank, recovery_.attempt());
+      if (dead[rank]) start_worker(rank, recovery_.attempt());
     }
   } catch (const UserError& error) {  // no process can be had; those that are parked leave
     fail(2, error.what());
@@ -430,6 +467,25 @@ void Supervisor::recover() {
   recovery_.release();
   report_.released_ns = now_ns();
   observer_.recovered(report_);
+}
+
+// A connection breaks where a rank of another host dies, which is that host's affair; by now it has said so.
+// If nothing else was the cause, it counts as a death does. False: the run ends.
+bool Supervisor::counts_broken_link() {
+  if (broken_link_.empty() || !report_.ranks.empty() || hosts_.is_explained(recovery_.attempt())) return true;
+  const uint32_t step = segment_.versions().committed();
+  const std::string what = std::exchange(broken_link_, "");
+  if (restarts_.take(step == Versions::kNone ? 0 : step)) {
+    observer_.warning(
+        fmt::format("{}: the step is repeated over new connections ({} of {} restarts in {} steps)", what,
+                    restarts_.used(), restarts_.most(), with_thousands(RestartBudget::kWindowSteps)));
+    return true;
+  }
+  fail(1,
+       fmt::format("{}; {} restarts in {} steps are used up: look at the network between the hosts, or raise "
+                   "--max-restarts",
+                   what, restarts_.most(), with_thousands(RestartBudget::kWindowSteps)));
+  return false;
 }
 
 void Supervisor::check_states() {
@@ -442,9 +498,12 @@ void Supervisor::check_states() {
     placement_read_ = true;
     outcome_.placement = read_placement(job_, segment_);
   }
-  if (finished && !recovery_.under_way() && header_.dismissed.load(std::memory_order_relaxed) == 0) {
+  if (finished && !recovery_.under_way() && ending_ns_ == 0) hosts_.finished(recovery_.attempt());
+  if (hosts_.dismissed() && header_.dismissed.load(std::memory_order_relaxed) == 0) {
     outcome_.pss_bytes = read_pss(getpid());
-    for (const ChildProcess& rank : ranks_) outcome_.pss_bytes += read_pss(rank.pid);
+    for (int rank = 0; rank < segment_.ranks(); ++rank) {
+      if (!ranks_.dead()[rank]) outcome_.pss_bytes += read_pss(ranks_.process(rank).pid);
+    }
     header_.dismissed.store(1, std::memory_order_release);
     segment_.wake_all();
   }
@@ -452,7 +511,7 @@ void Supervisor::check_states() {
 
 void Supervisor::check_heartbeats(int64_t elapsed_ns) {
   if (ending_ns_ != 0) return;
-  for (const HeartbeatWatch::Still& still : heartbeats_.look(elapsed_ns, dead_)) {
+  for (const HeartbeatWatch::Still& still : heartbeats_.look(elapsed_ns, ranks_.dead())) {
     const std::string text =
         fmt::format("has shown no sign of life{} for {:.1f} s",
                     still.communicates ? " of its communication thread" : "", still.still_ns * 1e-9);
@@ -460,15 +519,13 @@ void Supervisor::check_heartbeats(int64_t elapsed_ns) {
       if (!has_trained_) continue;  // making kernels may take its time
       observer_.warning(fmt::format(
           "rank {} (pid {}) {} in step {}, {}; after {} s (--deadline) it is replaced", still.rank,
-          ranks_[still.rank].pid, text, step_of(still.rank), still.doing, job_.run.config.deadline));
+          ranks_.process(still.rank).pid, text, step_of(still.rank), still.doing, job_.run.config.deadline));
       continue;
     }
-    if (!hung_[still.rank].empty()) continue;  // killed already
-    hung_[still.rank] = fmt::format(
-        "{}, {}: it was stopped or hangs (raise --deadline if it is only slow), and "
-        "was killed",
-        text, still.doing);
-    kill(ranks_[still.rank].pid, SIGKILL);
+    ranks_.kill_hung(still.rank,
+                     fmt::format("{}, {}: it was stopped or hangs (raise --deadline if it is only "
+                                 "slow), and was killed",
+                                 text, still.doing));
   }
 }
 
@@ -477,6 +534,7 @@ void Supervisor::fail(int exit_code, const std::string& message) {
   outcome_.exit_code = exit_code;
   outcome_.failure = message;
   end_ranks();
+  hosts_.fail(exit_code, message);
 }
 
 // Ranks unwind, park, and see that they may leave.
@@ -487,40 +545,22 @@ void Supervisor::end_ranks() {
   if (loader_) kill(loader_->pid, SIGKILL);
 }
 
-void Supervisor::kill_ranks() {
-  for (int rank = 0; rank < segment_.ranks(); ++rank) {
-    if (!dead_[rank]) kill(ranks_[rank].pid, SIGKILL);
-  }
-}
-
-void Supervisor::kill_all() {
-  kill_ranks();
-  for (int rank = 0; rank < segment_.ranks(); ++rank) {
-    if (!dead_[rank]) finish(ranks_[rank]);
-  }
-  if (loader_) {
-    kill(loader_->pid, SIGKILL);
-    finish(*loader_);
-  }
-}
-
+// For good: while hosts agree on where to go on from, all ranks of this one may be dead.
 bool Supervisor::all_ended() const {
-  return !loader_ && std::find(dead_.begin(), dead_.end(), false) == dead_.end();
+  const bool leaves = ending_ns_ != 0 || header_.dismissed.load(std::memory_order_relaxed) != 0;
+  return !loader_ && ranks_.all_dead() && (leaves || !recovery_.under_way());
 }
 
-// By rank, whether it has no process, or one that ends.
-std::vector<bool> Supervisor::leaving() const {
-  std::vector<bool> left = dead_;
-  for (int rank = 0; rank < segment_.ranks(); ++rank) {
-    if (has_ended(segment_.rank(rank).life)) left[rank] = true;
-  }
-  return left;
+void Supervisor::kill_loader() {
+  if (!loader_) return;
+  kill(loader_->pid, SIGKILL);
+  finish(*loader_);
 }
 
 bool Supervisor::every_rank(RankState state) const {
   for (int rank = 0; rank < segment_.ranks(); ++rank) {
     const RankState now = segment_.rank(rank).state.load(std::memory_order_acquire);
-    if (now < state || now == RankState::kFailed) return false;
+    if (now < state || now >= RankState::kFailed) return false;
   }
   return true;
 }
@@ -534,8 +574,9 @@ bool Supervisor::every_rank_has_stepped() const {
 
 }  // namespace
 
-JobOutcome run_job(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns) {
-  return Supervisor(job, machine, observer, began_ns).run();
+JobOutcome run_job(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns,
+                   HostControl* hosts) {
+  return Supervisor(job, machine, observer, began_ns, hosts).run();
 }
 
 }  // namespace annulus

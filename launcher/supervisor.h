@@ -1,12 +1,13 @@
 // Supervisor: starts the processes of a job and watches over them from one epoll loop until all have ended.
 //
 // It alone decides: who is dead (pidfds, and life words before them), who hangs (heartbeats, by the
-// deadline), who is replaced and from which step on (recovery.h), when the run stops (signals). It never
-// blocks, and has no thread that takes a lock, so it can always fork, and a stopped terminal does not stop
-// training.
+// deadline), who is replaced and from which step on (recovery.h), when the run stops (signals). What all
+// hosts of a run must agree on it asks of host_member.h, on one box as well. It never blocks, and has no
+// thread that takes a lock, so it can always fork, and a stopped terminal does not stop training.
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,6 +19,8 @@
 #include "telemetry/step_aggregator.h"
 
 namespace annulus {
+
+class HostControl;
 
 // One recovery; times on CLOCK_MONOTONIC.
 struct RecoveryReport {
@@ -77,6 +80,8 @@ struct JobOutcome {
 // Runs the job to its end. Takes watched_signals() for itself meanwhile.
 // `began_ns`: when the command began, on CLOCK_MONOTONIC. Throws UserError if the segment or a process cannot
 // be had; no process is left then.
-JobOutcome run_job(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns);
+// `hosts`: where the run is on several, all of which have started; null: it is on this box alone.
+JobOutcome run_job(const Job& job, const Machine& machine, const JobObserver& observer, int64_t began_ns,
+                   HostControl* hosts = nullptr);
 
 }  // namespace annulus

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "launcher/host_session.h"
 #include "launcher/options.h"
 #include "launcher/placement_report.h"
 #include "launcher/run_files.h"
@@ -37,11 +38,12 @@ struct RunSummary {
 std::string headline(const Job& job) {
   const TrainConfig& config = job.run.config;
   return fmt::format(
-      "{} on {}: {} worker{} x {} thread{} ({}), batch {} in {} shard{}, {}, {}, lr {}, {} steps",
-      job.run.spec.name, config.dataset, config.workers, config.workers == 1 ? "" : "s",
-      config.threads_per_worker, config.threads_per_worker == 1 ? "" : "s", job.run.network.isa,
-      config.batch_size, config.shards, config.shards == 1 ? "" : "s", config.precision, config.optimizer,
-      config.learning_rate, job.run.schedule.steps());
+      "{} on {}: {}{} worker{} x {} thread{} ({}), batch {} in {} shard{}, {}, {}, lr {}, {} steps",
+      job.run.spec.name, config.dataset,
+      job.run.hosts.several() ? fmt::format("{} hosts x ", job.run.hosts.count) : "", config.workers,
+      config.workers == 1 ? "" : "s", config.threads_per_worker, config.threads_per_worker == 1 ? "" : "s",
+      job.run.network.isa, config.batch_size, config.shards, config.shards == 1 ? "" : "s", config.precision,
+      config.optimizer, config.learning_rate, job.run.schedule.steps());
 }
 
 std::string to_text(const RunSummary& summary) {
@@ -68,6 +70,10 @@ std::string to_text(const RunSummary& summary) {
         "{:.3f} ms, exposed {:.3f} ms\n",
         with_thousands(std::llround(means.images_per_s)), means.step_ms, means.compute_ms, means.comm_ms,
         means.sync_ms, means.hidden_ms, means.comm_ms + means.sync_ms);
+  }
+  if (summary.job.run.hosts.several()) {
+    text += fmt::format("hosts      {}; this one is {}\n", summary.job.run.hosts.count,
+                        summary.job.run.hosts.names[summary.job.run.hosts.node]);
   }
   text += fmt::format("rings      {} descriptors, {} handed over in place\n",
                       with_thousands(static_cast<int64_t>(outcome.descriptors)), format_bytes(outcome.bytes));
@@ -104,6 +110,7 @@ std::string to_json(const RunSummary& summary) {
   const Progress::Means means = summary.progress.means();
   nlohmann::ordered_json json = {{"exit_code", outcome.exit_code},
                                  {"failure", outcome.failure},
+                                 {"hosts", summary.job.run.hosts.count},
                                  {"steps", outcome.committed_step},
                                  {"images", summary.progress.images()},
                                  {"seconds", summary.total_s},
@@ -143,16 +150,47 @@ TrainConfig with_data_found(const TrainConfig& config, const DatasetInfo& datase
   return result;
 }
 
-}  // namespace
+// What other hosts print goes through the terminal as long as there is one.
+class SharedTerminal {
+ public:
+  SharedTerminal(Terminal& terminal, HostSession* session) : session_(session) {
+    if (session_ != nullptr) {
+      session_->control().set_say([&terminal](const std::string& line) { terminal.line(line); });
+    }
+  }
+  ~SharedTerminal() {
+    if (session_ != nullptr) session_->control().set_say(say_on_stderr);
+  }
+  SharedTerminal(const SharedTerminal&) = delete;
+  SharedTerminal& operator=(const SharedTerminal&) = delete;
 
-int train_command(const TrainConfig& config, const ResumePoint* resume, int64_t began_ns) {
-  const Machine machine = Machine::this_machine();
+ private:
+  HostSession* const session_;
+};
+
+// Directory of this host's run files. That of a run which goes on may hold one.
+RunDirectory make_directory(const TrainConfig& config, const Job& job, const ResumePoint* resume,
+                            const HostSession* session) {
+  const std::string of_run = resume != nullptr ? resume->run_dir : "";
+  const std::string wanted = config.run_dir.empty() ? of_run : config.run_dir;
+  if (session == nullptr) return RunDirectory(wanted, job.run.spec.name, of_run);
+  const std::string own = session->run_dir(wanted);
+  return RunDirectory(own, job.run.spec.name, resume != nullptr ? own : "");
+}
+
+int train(const TrainConfig& config, const Machine& machine, const ResumePoint* resume, HostSession* session,
+          int64_t began_ns) {
   const DatasetInfo dataset = describe_dataset(config.dataset, config.data);
   Job job = plan_job(with_data_found(config, dataset), machine, dataset, true,
-                     resume != nullptr ? resume->checkpoint : nullptr);
-  const std::string of_run = resume != nullptr ? resume->run_dir : "";
-  const RunDirectory directory(config.run_dir.empty() ? of_run : config.run_dir, job.run.spec.name, of_run);
-  if (resume != nullptr && directory.goes_on()) check_still_latest(*resume);
+                     resume != nullptr ? resume->checkpoint : nullptr,
+                     session != nullptr ? session->hosts() : HostPlan{});
+  if (session != nullptr) session->preflight(job, resume);
+  const RunDirectory directory = make_directory(config, job, resume, session);
+  if (session != nullptr) {
+    session->start(directory.path());
+  } else if (resume != nullptr && directory.goes_on()) {
+    check_still_latest(*resume);
+  }
   job.checkpoints = {.directory = checkpoint_directory(directory.path()),
                      .texts = {.seed = job.run.config.seed,
                                .config = to_yaml(saved_config(job.run.config, directory.path())),
@@ -160,13 +198,14 @@ int train_command(const TrainConfig& config, const ResumePoint* resume, int64_t 
   const double planned_s = (now_ns() - began_ns) * 1e-9;
 
   Terminal terminal;
+  const SharedTerminal shared(terminal, session);
   const auto say = [&](const std::string& text) {
     if (!config.quiet) terminal.line(text);
   };
   say(headline(job));
   if (resume != nullptr) {
     for (const std::string& warning : resume->warnings) terminal.line("warning: " + warning);
-    say(fmt::format("goes on after step {} from {}", resume->checkpoint->step(), resume->checkpoint->path()));
+    say(fmt::format("goes on after step {} from {}", job.run.resumed->step(), job.run.resumed->path()));
   }
   for (const std::string& note : job.notes) say("note: " + note);
   for (const std::string& warning : job.warnings) terminal.line("warning: " + warning);
@@ -179,7 +218,11 @@ int train_command(const TrainConfig& config, const ResumePoint* resume, int64_t 
     scribe = std::make_unique<Scribe>(directory, job, segment);
   };
   observer.warning = [&](const std::string& text) { terminal.line("warning: " + text); };
-  observer.step = [&](const StepSummary& step) { progress.add(step); };
+  observer.step = [&](StepSummary step) {
+    // The records are of this host's shards.
+    if (session != nullptr) step.images = job.run.schedule.images(static_cast<int64_t>(step.step)).count;
+    progress.add(step);
+  };
   observer.evaluation = [&](const EvalSummary& latest) {
     evaluation = latest;
     say(fmt::format("epoch {}: test accuracy {:.2f} %, test loss {:.4f}", latest.epoch, 100 * latest.accuracy,
@@ -198,7 +241,7 @@ int train_command(const TrainConfig& config, const ResumePoint* resume, int64_t 
   std::optional<SignalBlock> signals(std::in_place);
   JobOutcome outcome;
   try {
-    outcome = run_job(job, machine, observer, began_ns);
+    outcome = run_job(job, machine, observer, began_ns, session != nullptr ? &session->control() : nullptr);
   } catch (...) {
     directory.remove_if_empty();
     throw;
@@ -229,6 +272,21 @@ int train_command(const TrainConfig& config, const ResumePoint* resume, int64_t 
   terminal.finish(std::chrono::seconds(1));
   if (!outcome.failure.empty()) std::fprintf(stderr, "annulus: %s\n", outcome.failure.c_str());
   return outcome.exit_code;
+}
+
+}  // namespace
+
+int train_command(const TrainConfig& config, const ResumePoint* resume, const RunHosts& hosts,
+                  int64_t began_ns) {
+  const Machine machine = Machine::this_machine();
+  std::optional<HostSession> session;
+  if (hosts.several()) session.emplace(hosts, config);
+  try {
+    return train(config, machine, resume, session ? &*session : nullptr, began_ns);
+  } catch (const UserError& error) {
+    if (session) session->give_up(error.what());
+    throw;
+  }
 }
 
 }  // namespace annulus

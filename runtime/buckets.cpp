@@ -15,7 +15,7 @@ int64_t elements_of(const ParameterPlan& parameter) {
 
 }  // namespace
 
-BucketPlan plan_buckets(const NetworkPlan& plan, int64_t bucket_bytes) {
+BucketPlan plan_buckets(const NetworkPlan& plan, int64_t bucket_bytes, bool whole_weights) {
   const std::vector<ParameterPlan>& parameters = plan.parameters;
   const int count = static_cast<int>(parameters.size());
   const int64_t capacity = std::max<int64_t>(bucket_bytes / sizeof(float), 1);
@@ -56,6 +56,10 @@ BucketPlan plan_buckets(const NetworkPlan& plan, int64_t bucket_bytes) {
     filled = 0;
   };
   const auto append = [&](int i) {
+    if (whole_weights && has_residual(parameters[i].role)) {
+      filled = round_up(filled, kBlockElements);
+      buckets.extents.back().cuts.push_back(filled / kBlockElements);
+    }
     buckets.bucket_of[i] = static_cast<int>(buckets.extents.size()) - 1;
     buckets.offsets[i] = buckets.elements + filled;
     filled += elements_of(parameters[i]);

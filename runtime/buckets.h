@@ -33,6 +33,9 @@ struct BucketPlan {
 // Fills buckets of at most `bucket_bytes` with parameters in reverse order of use (a parameter larger than
 // that gets one of its own). The parameters that forward uses first form a small last bucket of their own, of
 // at most 1 MiB and an eighth of the model: its update alone cannot hide behind backward.
-BucketPlan plan_buckets(const NetworkPlan& plan, int64_t bucket_bytes);
+//
+// `whole_weights`: no slice begins within a weight, so that top-k can select on one rank; weights then begin
+// on blocks.
+BucketPlan plan_buckets(const NetworkPlan& plan, int64_t bucket_bytes, bool whole_weights = false);
 
 }  // namespace annulus

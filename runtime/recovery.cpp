@@ -29,19 +29,19 @@ bool Recovery::all_parked(const std::vector<bool>& dead) const {
   return true;
 }
 
-uint32_t Recovery::rewind(const std::vector<bool>& dead, uint32_t evaluated) {
+void Recovery::rewind(const std::vector<bool>& dead, uint32_t evaluated, uint32_t step) {
   CHECK(under_way_ && all_parked(dead));
   SegmentHeader& header = segment_.header();
   const uint32_t committed = segment_.versions().committed();
-  segment_.reset_exchange(committed);
+  CHECK(committed == step || committed == step + 1, "from step {} to {}", committed, step);
+  segment_.reset_exchange(step);
   header.evaluated_step.store(evaluated, std::memory_order_relaxed);
   for (int rank = 0; rank < segment_.ranks(); ++rank) {
     RankPart& part = segment_.rank(rank);
     part.state.store(RankState::kStarting, std::memory_order_relaxed);
-    if (committed != Versions::kNone) finish_record(part, committed);
+    if (step != Versions::kNone) finish_record(part, step);
     if (dead[rank]) part.control.parked.store(attempt(), std::memory_order_relaxed);
   }
-  return committed;
 }
 
 uint32_t Recovery::attempt() const { return segment_.header().attempt.load(std::memory_order_relaxed); }

@@ -5,7 +5,8 @@
 //   2     the caller  reaps the dead, kills and reaps who hangs
 //   3     all_parked  until every survivor has stored in parked[r] the attempt that it has left: from then on
 //                     nobody writes
-//   4, 5  rewind()    c = the smallest version, the committed step; all versions := c, rings empty
+//   4, 5  rewind()    c = the smallest version, the committed step, of all hosts; all versions := c, rings
+//                     empty
 //   6     the caller  forks new processes for the dead; they begin parked
 //   7     release()   abort word down, then attempt + 1, which is what parked ranks wait for; all doorbells
 //
@@ -38,9 +39,10 @@ class Recovery {
   void begin();
   // (3) `dead`: by rank, whether it has no process. Memory ordering: P1.
   bool all_parked(const std::vector<bool>& dead) const;
-  // (4, 5) Returns the committed step, Versions::kNone where not even the initial weights are complete. Only
-  // once all have parked. `evaluated`: the last step whose evaluation is complete.
-  uint32_t rewind(const std::vector<bool>& dead, uint32_t evaluated);
+  // (4, 5) Only once all have parked. `step`: that all go on from: the committed one (Versions::kNone where
+  // not even the initial weights are complete), or, because another host is behind, the one before, whose
+  // generation is whole as well by Rule G. `evaluated`: the last step whose evaluation is complete.
+  void rewind(const std::vector<bool>& dead, uint32_t evaluated, uint32_t step);
   // The attempt that ranks have left: what a forked one is told.
   uint32_t attempt() const;
   // (7) Memory ordering: Q0.

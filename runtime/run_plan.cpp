@@ -2,9 +2,27 @@
 
 namespace annulus {
 
+ShardRange RunPlan::shards_of(int rank) const {
+  const ShardRange host = hosts.shards(config.shards);
+  const ShardRange own = deal(rank, config.workers, host.count());
+  return {host.begin + own.begin, host.begin + own.end};
+}
+
+BridgePlan RunPlan::bridge(int rank) const {
+  BridgePlan plan{.hosts = hosts.count, .node = hosts.node, .slices = {}, .wire = DataType::kF32};
+  if (config.compress == "fp16") plan.wire = DataType::kF16;
+  if (config.compress == "bf16") plan.wire = DataType::kBf16;
+  for (const BucketExtent& bucket : buckets.extents) {
+    const ShardRange blocks = slice_of(rank, config.workers, bucket);
+    plan.slices.push_back(
+        {bucket.offset + blocks.begin * kBlockElements, bucket.offset + blocks.end * kBlockElements});
+  }
+  return plan;
+}
+
 SegmentInputs RunPlan::segment_inputs() const {
   return {.ranks = config.workers,
-          .shards = config.shards,
+          .shards = hosts.shards(config.shards).count(),
           .algorithm = algorithm,
           .domains = domains,
           .buckets = buckets,
@@ -12,7 +30,9 @@ SegmentInputs RunPlan::segment_inputs() const {
           .staleness = config.staleness,
           .waiting_threads = comm_cpus.empty() ? 1 : 2,
           .norms = config.clip > 0,
-          .residuals = keeps_residuals(config),
+          .residuals = keeps_residuals(config)       ? SegmentInputs::ResidualsOf::kShards
+                       : keeps_host_residual(config) ? SegmentInputs::ResidualsOf::kHost
+                                                     : SegmentInputs::ResidualsOf::kNobody,
           .velocities = corrects_momentum(config),
           .snapshot = makes_checkpoints(config),
           .dataset = dataset};

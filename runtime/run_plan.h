@@ -5,11 +5,13 @@
 #include <memory>
 #include <string>
 
+#include "collectives/bridge.h"
 #include "collectives/exchange.h"
 #include "kernels/network.h"
 #include "runtime/buckets.h"
 #include "runtime/checkpoint.h"
 #include "runtime/dataset.h"
+#include "runtime/host_plan.h"
 #include "runtime/segment_layout.h"
 #include "runtime/step_schedule.h"
 #include "runtime/train_config.h"
@@ -30,9 +32,14 @@ struct RunPlan {
   std::vector<int> comm_cpus = {};
   CheckpointPlan checkpoint = {};
   std::shared_ptr<const Checkpoint> resumed = nullptr;  // what the run goes on from; null: from new weights
+  HostPlan hosts = {};
 
   // The step that the initial state is that of.
   uint32_t initial_step() const { return resumed ? resumed->step() : 0; }
+  // The shards of the global batch that a rank of this host computes.
+  ShardRange shards_of(int rank) const;
+  // What crosses between hosts, of one rank's slices. Only where there are several hosts.
+  BridgePlan bridge(int rank) const;
   SegmentInputs segment_inputs() const;
 };
 

@@ -48,19 +48,23 @@ void plan_rings(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& plan) 
   plan.rings = cursor.since(begin);
 }
 
+// Of an array of parameters that begins at `base`: a slice lies on its owner's node.
+void add_homes_of_slices(const SegmentInputs& inputs, uint64_t base, SegmentPlan& plan) {
+  for (const BucketExtent& bucket : inputs.buckets.extents) {
+    for (int rank = 0; rank < inputs.ranks; ++rank) {
+      const ShardRange slice = slice_of(rank, inputs.ranks, bucket);
+      if (slice.count() == 0) continue;
+      const uint64_t first = base + (bucket.offset + slice.begin * kBlockElements) * sizeof(float);
+      plan.homes.push_back({{first, slice.count() * kBlockElements * sizeof(float)}, rank});
+    }
+  }
+}
+
 void plan_state(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& plan) {
   plan.state_array_bytes = inputs.buckets.elements * sizeof(float);
   const uint64_t begin = cursor.take(0, kPageBytes);
   for (int array = 0; array < inputs.all_state_arrays(); ++array) {
-    const uint64_t base = cursor.take(plan.state_array_bytes, kPageBytes);
-    for (const BucketExtent& bucket : inputs.buckets.extents) {
-      for (int rank = 0; rank < inputs.ranks; ++rank) {
-        const ShardRange slice = slice_of(rank, inputs.ranks, bucket);
-        if (slice.count() == 0) continue;
-        const uint64_t first = base + (bucket.offset + slice.begin * kBlockElements) * sizeof(float);
-        plan.homes.push_back({{first, slice.count() * kBlockElements * sizeof(float)}, rank});
-      }
-    }
+    add_homes_of_slices(inputs, cursor.take(plan.state_array_bytes, kPageBytes), plan);
   }
   plan.state = cursor.since(begin);
 }
@@ -81,14 +85,22 @@ void plan_gradients(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& pl
 
 void plan_residuals(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& plan) {
   const uint64_t begin = cursor.take(0, kPageBytes);
-  const auto take = [&] { return cursor.take(2 * plan.state_array_bytes, kPageBytes); };
-  for (int rank = 0; rank < inputs.ranks && inputs.residuals; ++rank) {
+  const auto take = [&](std::vector<uint64_t>& offsets) {
+    offsets.push_back(cursor.take(2 * plan.state_array_bytes, kPageBytes));
+  };
+  for (int rank = 0; rank < inputs.ranks && inputs.residuals == SegmentInputs::ResidualsOf::kShards; ++rank) {
     const uint64_t first = cursor.take(0, kPageBytes);
     for (int64_t i = deal(rank, inputs.ranks, inputs.shards).count(); i > 0; --i) {
-      plan.residual_offsets.push_back(take());
-      if (inputs.velocities) plan.velocity_offsets.push_back(take());
+      take(plan.residual_offsets);
+      if (inputs.velocities) take(plan.velocity_offsets);
     }
     plan.homes.push_back({cursor.since(first), rank});
+  }
+  if (inputs.residuals == SegmentInputs::ResidualsOf::kHost) {
+    take(plan.residual_offsets);
+    for (int generation = 0; generation < 2; ++generation) {
+      add_homes_of_slices(inputs, plan.residual_offsets[0] + generation * plan.state_array_bytes, plan);
+    }
   }
   plan.residuals = cursor.since(begin);
 }
@@ -157,9 +169,11 @@ SegmentPlan plan_segment(const SegmentInputs& inputs) {
   }
   plan.parts.push_back({inputs.gradient_sets() == 1 ? "gradients, all ranks" : "gradients, all ranks, 2 sets",
                         plan.gradients.bytes});
-  if (inputs.residuals) {
-    plan.parts.push_back({inputs.velocities ? "residuals and velocities of shards, 2 generations"
-                                            : "residuals of shards, 2 generations",
+  if (inputs.residual_arrays() > 0) {
+    plan.parts.push_back({inputs.residuals == SegmentInputs::ResidualsOf::kHost
+                              ? "residual of the host, 2 generations"
+                          : inputs.velocities ? "residuals and velocities of shards, 2 generations"
+                                              : "residuals of shards, 2 generations",
                           plan.residuals.bytes});
   }
   if (inputs.snapshot) plan.parts.push_back({"snapshot for checkpoints", plan.snapshot.bytes});

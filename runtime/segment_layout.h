@@ -7,12 +7,12 @@
 //              rank's    any        receiver's  a slice's pages on    rank's node             all nodes of
 //              node      node       node        its owner's node                              ranks in turn
 //
-// With --clip there is a section of norms behind the versions (norm_meeting.h). With --compress topk
-// --compress-where all there are residuals behind the gradients, and with --momentum-correction on velocities
-// beside them: 2 generations for each shard, on the node of the rank that computes it. Where checkpoints are
-// made during the run there is a snapshot behind them: the arrays of one generation. There are 0, 1 or 2
-// arrays of moments. With --staleness 1 there is a third generation of weights behind the two of weights and
-// moments, and gradients have two sets of buffers, not one.
+// With --clip there is a section of norms behind the versions (norm_meeting.h). With --compress topk there
+// are residuals behind the gradients: 2 generations for each shard, on the node of the rank that computes it
+// (--compress-where all), and beside them as many velocities (--momentum-correction on); or 2 for the host
+// (bridge). Where checkpoints are made during the run there is a snapshot behind them: the arrays of one
+// generation. There are 0, 1 or 2 arrays of moments. With --staleness 1 there is a third generation of
+// weights behind the two of weights and moments, and gradients have two sets of buffers, not one.
 //
 // Sections start on pages. Everything inside is 64-byte aligned, words of different ranks 128 bytes apart or
 // more. Who writes what is said at each field; nothing is allocated after the fork and no lock lives here.
@@ -33,7 +33,7 @@
 namespace annulus {
 
 inline constexpr uint64_t kSegmentMagic = 0x31'53'55'4c'55'4e'4e'41;  // "ANNULUS1" in memory order
-inline constexpr uint32_t kSegmentVersion = 6;
+inline constexpr uint32_t kSegmentVersion = 7;
 inline constexpr int64_t kPageBytes = 4096;
 
 struct Section {
@@ -68,7 +68,8 @@ struct SegmentHeader {
 
   // Written by rank 0, before it publishes its first bucket of step k, so that every rank that sees step k
   // committed sees them.
-  // The run's last step. Rank 0 lowers it to k; all of them stop at the same step.
+  // The run's last step. Rank 0 lowers it to k; all of them stop at the same step. With several hosts it is
+  // the first host's rank 0, and on the others whichever rank's bridge is the first to be told.
   alignas(kRankSpacing) std::atomic<uint32_t> last_step;
   // The last step that a checkpoint is made of; at first the run's initial one, which needs none. Its
   // generation is not overwritten, by the update of two steps later, before copied_step has reached it (K1).
@@ -82,7 +83,8 @@ struct SegmentHeader {
 static_assert(sizeof(SegmentHeader) <= kPageBytes);
 static_assert(alignof(SegmentHeader) == kRankSpacing);
 
-enum class RankState : uint32_t { kStarting = 0, kReady, kTraining, kFinished, kFailed };
+// kLinkFailed: a connection to another host broke; the rank has parked and goes on in the next attempt.
+enum class RankState : uint32_t { kStarting = 0, kReady, kTraining, kFinished, kFailed, kLinkFailed };
 
 // Written by its rank alone, save the doorbells and `life`; in a recovery, while all ranks stand still, by
 // the launcher.
@@ -95,9 +97,12 @@ struct RankPart {
   std::atomic<uint32_t> life;  // launcher: 0 before each fork; rank: tied; kernel: ended
   std::atomic<uint64_t> arena_address, arena_bytes;  // private memory, for reading back where its pages lie
   std::atomic<uint32_t> step;                        // that it is in, or was in last
+  std::atomic<uint32_t> admitted;                    // the last step of which it may have updated weights
   std::atomic<int64_t> held_ns;                      // waited for copies of generations
   std::atomic<uint64_t> descriptors, bytes;          // ExchangeCounts, as of the last finished step
-  char failure[1024];  // why the rank gave up, zero-terminated; valid once state is kFailed
+  std::atomic<uint64_t> wire_bytes;                  // sent to other hosts, likewise
+  std::atomic<int64_t> wire_ns;                      // that its bridge's thread was awake, likewise
+  char failure[1024];  // why the rank gave up, zero-terminated; valid once state is kFailed or kLinkFailed
 
   EvalRing evaluations;
   StepRing steps;
@@ -127,8 +132,9 @@ struct SegmentInputs {
   int staleness = 0;        // 1: an update goes on while the next step computes
   int waiting_threads = 1;  // of each rank; 2: exchanges have threads of their own
   bool norms = false;       // whether ranks meet for the norm of the gradient
-  bool residuals = false;   // whether shards keep what top-k has not sent
-  bool velocities = false;  // and the momentum of their gradients
+  // Who keeps what top-k has not sent.
+  enum class ResidualsOf : uint8_t { kNobody, kShards, kHost } residuals = ResidualsOf::kNobody;
+  bool velocities = false;  // whether shards that have residuals keep the momentum of their gradients too
   bool snapshot = false;    // whether checkpoints are made during the run
   DatasetInfo dataset;
 
@@ -139,9 +145,13 @@ struct SegmentInputs {
   int all_state_arrays() const { return 2 * state_arrays + staleness; }
   // What goes on from a step needs: weights, moments, and with staleness the weights before.
   int snapshot_arrays() const {
-    return snapshot ? state_arrays + staleness + static_cast<int>(shard_arrays()) : 0;
+    return snapshot ? state_arrays + staleness + static_cast<int>(residual_arrays() + velocity_arrays()) : 0;
   }
-  int64_t shard_arrays() const { return shards * (residuals + velocities); }  // of one generation
+  // Of one generation.
+  int64_t residual_arrays() const {
+    return residuals == ResidualsOf::kShards ? shards : residuals == ResidualsOf::kHost ? 1 : 0;
+  }
+  int64_t velocity_arrays() const { return velocities ? shards : 0; }
 
   ExchangePlan exchange() const { return {algorithm, ranks, shards, buckets.extents, domains}; }
 };
@@ -157,7 +167,7 @@ struct SegmentPlan {
   uint64_t gradient_buffer_bytes = 0;
   std::vector<int> gradient_buffers;       // per rank, in each set
   std::vector<uint64_t> gradient_offsets;  // per rank: bytes from the segment's start
-  // Per shard, of two generations: likewise. Empty where there are none.
+  // Per shard, or of the host: of two generations, likewise. Empty where there are none.
   std::vector<uint64_t> residual_offsets, velocity_offsets;
   uint64_t train_images = 0, train_labels = 0, test_images = 0,
            test_labels = 0;  // bytes from the segment's start

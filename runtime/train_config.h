@@ -21,9 +21,19 @@ struct TrainConfig {
   std::string bind = "core";  // core, l3, numa, socket, none, or a list of CPUs like "0-3,8"
   bool smt = false;           // use every hardware thread as a core of its own
 
+  // On which hosts. Where, not what, save for their number.
+  std::string hosts;  // a file; empty: this box, or what Slurm says; "-": what the first host writes to stdin
+  std::optional<int64_t>
+      node;                 // this one, where each is started by hand; absent: the first starts the others
+  std::string secret_file;  // what all of them know
+  std::optional<int64_t> port;  // where the first one listens for the others
+  double join_deadline = 60;    // seconds that the first host waits for the others
+  std::string remote_path;      // of this program on the others; empty: as here
+  int host_count = 1;           // how many there are, once that is known
+
   // How long, in which portions.
   int64_t batch_size = 128;         // global
-  int64_t shards = 0;               // of the global batch; 0: `accumulate` for each worker
+  int64_t shards = 0;               // of the global batch; 0: `accumulate` for each worker of each host
   int64_t accumulate = 1;           // counts when shards is 0
   int64_t epochs = 6;               // counts when steps is absent
   std::optional<int64_t> steps;     // overrides epochs
@@ -79,10 +89,10 @@ inline constexpr double kDecayFactor = 0.1;
 inline constexpr double kRatio = 0.01;
 inline constexpr double kRatioWarmup = 1;
 
-// With workers and shards as numbers.
+// With workers (of each host) and shards (of all) as numbers.
 inline TrainConfig resolved(TrainConfig config, int workers) {
   config.workers = workers;
-  if (config.shards == 0) config.shards = workers * config.accumulate;
+  if (config.shards == 0) config.shards = int64_t{config.host_count} * workers * config.accumulate;
   config.accumulate = 1;
   return config;
 }
@@ -100,6 +110,11 @@ inline bool compresses_shards(const TrainConfig& config) {
 // Whether what top-k has not sent of a shard's gradient is kept for the next step.
 inline bool keeps_residuals(const TrainConfig& config) {
   return compresses_shards(config) && config.compress == "topk";
+}
+
+// Whether top-k leaves of each host's gradient what it does not send to the others.
+inline bool keeps_host_residual(const TrainConfig& config) {
+  return config.host_count > 1 && config.compress == "topk" && config.compress_where == "bridge";
 }
 
 inline bool uses_momentum(const TrainConfig& config) {

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "collectives/bridge_links.h"
 #include "collectives/exchange_thread.h"
 #include "collectives/publish.h"
 #include "kernels/image_batch.h"
 #include "kernels/reduce.h"
 #include "runtime/initial_weights.h"
+#include "runtime/top_k_packing.h"
 #include "telemetry/check.h"
 
 namespace annulus {
@@ -35,7 +37,7 @@ Worker::Worker(const RunPlan& run, const Segment& segment, int rank, std::functi
       waiter_(header_.wait, segment.controls(), rank, run.waiting),
       sum_plan_(run.segment_inputs().exchange().rank_sum(rank)),
       data_(segment.data(run.dataset)),
-      shards_(deal(rank, run.config.workers, run.config.shards)),
+      shards_(run.shards_of(rank)),
       compression_(run.config, run.network, run.buckets),
       attempt_(left) {
   update_stores_.moments = store_of_moments(run.buckets.elements);
@@ -53,6 +55,9 @@ void Worker::run() {
       train();
       return;
     } catch (const StepAborted&) {
+      park();
+    } catch (const LinkError& error) {
+      report_broken_link(error);
       park();
     }
   }
@@ -83,10 +88,17 @@ void Worker::train() {
 // Leaves the attempt: nothing of it is written any more.
 void Worker::park() {
   protocol_point(ProtocolPoint::kUnwind);
-  exchange_.reset();                                                // with its thread, if it has one
+  exchange_.reset();  // with its thread, if it has one
+  bridge_.reset();
   part_.control.parked.store(attempt_, std::memory_order_release);  // P0
   notify_();
   protocol_point(ProtocolPoint::kPark);
+}
+
+// The launcher begins a recovery, in which this process goes on.
+void Worker::report_broken_link(const LinkError& error) {
+  std::strncpy(part_.failure, error.what(), sizeof part_.failure - 1);
+  part_.state.store(RankState::kLinkFailed, std::memory_order_release);
 }
 
 void Worker::enter(RankState state) {
@@ -119,8 +131,9 @@ void Worker::prepare() {
   populate(segment_.base() + plan.state.offset, plan.state.bytes, beat);
   populate(segment_.gradients(rank_, 0),
            header_.gradient_sets * plan.gradient_buffers[rank_] * plan.gradient_buffer_bytes, beat);
+  const uint64_t both = 2 * plan.state_array_bytes;
+  if (keeps_host_residual(run_.config)) populate(segment_.residual_after(0, 0), both, beat);
   if (keeps_residuals(run_.config)) {
-    const uint64_t both = 2 * plan.state_array_bytes;
     for (int64_t shard = shards_.begin; shard < shards_.end; ++shard) {
       populate(segment_.residual_after(0, shard), both, beat);
       if (float* const velocity = segment_.velocity_after(0, shard)) populate(velocity, both, beat);
@@ -135,22 +148,71 @@ void Worker::join_attempt() {
   protocol_point(ProtocolPoint::kResume);
   updating_step_ = 0;
   hidden_ = {};
-  counted_ = {part_.descriptors.load(std::memory_order_relaxed), part_.bytes.load(std::memory_order_relaxed)};
+  counted_ = {part_.descriptors.load(std::memory_order_relaxed), part_.bytes.load(std::memory_order_relaxed),
+              part_.wire_bytes.load(std::memory_order_relaxed),
+              part_.wire_ns.load(std::memory_order_relaxed)};
   const ExchangePlan exchange = run_.segment_inputs().exchange();
   const auto sink = [this](int64_t offset, int64_t count, const float* sum) { apply(offset, count, sum); };
   // All that the optimizer updates takes part in the norm.
   if (run_.config.clip > 0)
     meeting_.emplace(segment_.norms(), exchange, rank_, ShardRange{0, run_.buckets.statistics});
   NormMeeting* const meeting = meeting_ ? &*meeting_ : nullptr;
+  if (run_.hosts.several()) make_bridge();
   if (run_.comm_cpus.empty()) {
-    exchange_ =
-        std::make_unique<Exchange>(exchange, segment_.exchange_memory(), versions_, waiter_, sink, meeting);
+    exchange_ = std::make_unique<Exchange>(exchange, segment_.exchange_memory(), versions_, waiter_, sink,
+                                           meeting, bridge_.get());
   } else {
     exchange_ = std::make_unique<ExchangeThread>(exchange, segment_.exchange_memory(), versions_, waiter_,
                                                  ExchangeThread::Place{run_.comm_cpus[rank_], run_.waiting},
-                                                 sink, meeting);
+                                                 sink, meeting, bridge_.get());
   }
   if (versions_.load(rank_, 0) == Versions::kNone) write_initial_state();
+}
+
+// Frames carry the run's last step, so that all hosts stop at the one that rank 0 of the first host has
+// chosen: it does so before it publishes anything of that step, and no host commits a step without frames
+// that come, from host to host, from the first one.
+void Worker::make_bridge() {
+  const HostPlan& hosts = run_.hosts;
+  std::vector<SocketAddress> addresses;
+  for (int node = 0; node < hosts.count; ++node) {
+    addresses.push_back(resolve(hosts.addresses[node], hosts.ports[node][rank_]));
+  }
+  const int thread = run_.comm_cpus.empty() ? Waiter::kComputeThread : Waiter::kExchangeThread;
+  Bridge::Wiring wiring{
+      .connect = connect_bridge({.own = {.purpose = Purpose::kBridge,
+                                         .node = static_cast<uint32_t>(hosts.node),
+                                         .rank = static_cast<uint32_t>(rank_),
+                                         .world = static_cast<uint32_t>(hosts.count),
+                                         .attempt = attempt_,
+                                         .job = hosts.job,
+                                         .config_hash = hosts.config_hash},
+                                 .secret = *hosts.secret,
+                                 .addresses = std::move(addresses),
+                                 .listener = hosts.listeners[rank_]}),
+      .arrays = {},
+      .attempt = attempt_,
+      .notes = {.write = [this] { return header_.last_step.load(std::memory_order_acquire); },
+                .read =
+                    [this](uint32_t last_step) {
+                      uint32_t known = header_.last_step.load(std::memory_order_relaxed);
+                      while (last_step < known && !header_.last_step.compare_exchange_weak(
+                                                      known, last_step, std::memory_order_release)) {
+                      }
+                    }},
+      .wake = [this, thread] { waiter_.wake_thread(thread); },
+      .cpu = run_.comm_cpus.empty() ? -1 : run_.comm_cpus[rank_]};
+  for (uint32_t set = 0; set < header_.gradient_sets; ++set) {
+    wiring.arrays.push_back(segment_.gradients(rank_, 0, static_cast<int>(set)));
+  }
+  const BridgePlan plan = run_.bridge(rank_);
+  if (keeps_host_residual(run_.config)) {
+    wiring.packing = std::make_unique<TopKPacking>(
+        run_.schedule, run_.network, run_.buckets, plan.slices,
+        TopKPacking::Arrays{.gradients = [this](uint32_t step) { return gradients(step, 0); },
+                            .residual = [this](uint32_t step) { return segment_.residual_after(step, 0); }});
+  }
+  bridge_ = std::make_unique<Bridge>(plan, std::move(wiring));
 }
 
 // The part of a parameter that this rank owns, in elements from the base of any array of parameters.
@@ -286,10 +348,11 @@ bool Worker::admit(uint32_t step) {
   finish_update();
   versions_.wait_all(waiter_, step - 1);
   if (step > header_.last_step.load(std::memory_order_acquire)) return false;
-  if (rank_ == 0 && header_.stop_requested.load(std::memory_order_relaxed) != 0) {
+  if (rank_ == 0 && run_.hosts.node == 0 && header_.stop_requested.load(std::memory_order_relaxed) != 0) {
     header_.last_step.store(step, std::memory_order_release);
   }
   settle_checkpoint(step);
+  part_.admitted.store(step, std::memory_order_relaxed);
   updating_step_ = step;
   update_stores_.weights = weight_store_.choose(run_.buckets.elements);
   update_ = OptimizerStep(run_.config, step, run_.schedule.learning_rate(step));
@@ -325,6 +388,10 @@ void Worker::finish_update() {
   const ExchangeCounts& counts = exchange_->counts();
   part_.descriptors.store(counted_.descriptors + counts.descriptors, std::memory_order_relaxed);
   part_.bytes.store(counted_.bytes + counts.bytes, std::memory_order_relaxed);
+  if (bridge_) {
+    part_.wire_bytes.store(counted_.wire_bytes + bridge_->bytes_sent(), std::memory_order_relaxed);
+    part_.wire_ns.store(counted_.wire_ns + bridge_->busy_ns(), std::memory_order_relaxed);
+  }
 }
 
 // Between any two primitives: shows that this rank lives, gives up what has been aborted, and goes on with

@@ -69,8 +69,10 @@ class Worker {
  private:
   void prepare();
   void join_attempt();
+  void make_bridge();
   void train();
   void park();
+  void report_broken_link(const LinkError& error);
   void enter(RankState state);
   ShardRange own_part(int parameter) const;
   void write_initial_state();
@@ -114,7 +116,8 @@ class Worker {
   std::vector<uint8_t> labels_;
   uint32_t attempt_;  // that the rank is in, or has left
   struct {
-    uint64_t descriptors = 0, bytes = 0;
+    uint64_t descriptors = 0, bytes = 0, wire_bytes = 0;
+    int64_t wire_ns = 0;
   } counted_;                   // handed over in earlier attempts
   uint32_t updating_step_ = 0;  // whose update apply() makes; 0: none so far in this attempt
   OptimizerStep update_;
@@ -124,6 +127,7 @@ class Worker {
   UpdateStores update_stores_;
   StoreChooser weight_store_;  // goes by whole steps, because all ranks read the weights in the next forward
   HiddenTime hidden_;
+  std::unique_ptr<Bridge> bridge_;          // only with several hosts
   std::unique_ptr<StepExchange> exchange_;  // last: where it has a thread, that uses the members above
 };
 

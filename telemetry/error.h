@@ -1,5 +1,5 @@
-// The two kinds of failure that are not bugs: what a user can mend before the run (UserError), and what a
-// peer, a deadline or an abort does to a step (StepError and its kin).
+// The kinds of failure that are not bugs: what a user can mend before the run (UserError), what a peer, a
+// deadline or an abort does to a step (StepError and its kin), and what a network does (LinkError).
 #pragma once
 
 #include <fmt/format.h>
@@ -33,6 +33,13 @@ class StepError : public std::runtime_error {
 class StepAborted : public std::runtime_error {
  public:
   StepAborted() : std::runtime_error("step aborted by the launcher") {}
+};
+
+// A connection to another host that is of no more use: closed, reset, timed out, or with bytes on it that its
+// peer cannot have sent. The text names both ends and what was seen. The step can be repeated over a new one.
+class LinkError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
 }  // namespace annulus

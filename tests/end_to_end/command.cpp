@@ -52,10 +52,10 @@ std::vector<Parsed> all_processes() {
   return all;
 }
 
-// Everything below this process that has not ended.
-std::vector<ProcessView> processes_below() {
+// Everything below this process that has not ended; below `top`, and that itself, if it is another.
+std::vector<ProcessView> processes_below(pid_t top = getpid()) {
   const std::vector<Parsed> all = all_processes();
-  std::set<pid_t> below = {getpid()};
+  std::set<pid_t> below = {top};
   for (std::size_t before = 0; before != below.size();) {
     before = below.size();
     for (const Parsed& process : all) {
@@ -85,6 +85,7 @@ struct Ends {
   int in, out, err;        // the command's
   int read_out, read_err;  // the test's
   int cgroup;              // the file to write to for joining it; -1: none
+  int network;             // namespace; -1: the test's own
 };
 
 // Leaves no room in a pipe.
@@ -102,7 +103,11 @@ Ends open_ends(const CommandOptions& options) {
   EXPECT_EQ(pipe2(pipe_ends, O_CLOEXEC), 0);
   ends.read_err = pipe_ends[0];
   ends.err = pipe_ends[1];
-  ends.cgroup = -1;
+  ends.cgroup = ends.network = -1;
+  if (!options.network.empty()) {
+    ends.network = open(("/run/netns/" + options.network).c_str(), O_RDONLY | O_CLOEXEC);
+    EXPECT_GE(ends.network, 0);
+  }
   if (!options.cgroup.empty()) {
     ends.cgroup = open((options.cgroup / "cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC);
     EXPECT_GE(ends.cgroup, 0);
@@ -138,6 +143,7 @@ Ends open_ends(const CommandOptions& options) {
     for (const int cpu : options.cpus) CPU_SET(cpu, &set);
     if (sched_setaffinity(0, sizeof set, &set) != 0) _exit(126);
   }
+  if (ends.network >= 0 && setns(ends.network, CLONE_NEWNET) != 0) _exit(126);
   if (ends.cgroup >= 0 && write(ends.cgroup, "0", 1) != 1) _exit(126);
   for (const int signal : options.ignored_signals) ::signal(signal, SIG_IGN);
   for (const auto& [resource, limit] : options.limits) {
@@ -164,7 +170,7 @@ std::string Ended::line(const std::string& prefix) const {
 std::string Ended::weights() const { return line("weights xxh64="); }
 
 Command::Command(const std::vector<std::string>& arguments, const CommandOptions& options)
-    : reads_(options.reads) {
+    : reads_(options.reads), several_(options.several) {
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   std::vector<std::string> words = {ANNULUS_PROGRAM};
   words.insert(words.end(), arguments.begin(), arguments.end());
@@ -184,6 +190,7 @@ Command::Command(const std::vector<std::string>& arguments, const CommandOptions
   if (ends.out != ends.in) close(ends.out);
   close(ends.err);
   if (ends.cgroup >= 0) close(ends.cgroup);
+  if (ends.network >= 0) close(ends.network);
   stdout_ = ends.read_out;
   stderr_ = ends.read_err;
   reader_ = std::thread([this] { read_outputs(); });
@@ -194,8 +201,10 @@ Command::~Command() {
     kill(pid_, SIGKILL);
     waitpid(pid_, nullptr, 0);
   }
-  for (const ProcessView& process : processes_below()) kill(process.pid, SIGKILL);
-  while (waitpid(-1, nullptr, WNOHANG) > 0) {
+  if (!several_) {
+    for (const ProcessView& process : processes_below()) kill(process.pid, SIGKILL);
+    while (waitpid(-1, nullptr, WNOHANG) > 0) {
+    }
   }
   last_words_ = true;
   if (reader_.joinable()) reader_.join();
@@ -244,10 +253,10 @@ void Command::close_stdout() {
   });
 }
 
-std::vector<ProcessView> Command::processes() const { return processes_below(); }
+std::vector<ProcessView> Command::processes() const { return processes_below(several_ ? pid_ : getpid()); }
 
 pid_t Command::process(const std::string& name) const {
-  for (const ProcessView& process : processes_below()) {
+  for (const ProcessView& process : processes()) {
     if (process.name == name) return process.pid;
   }
   return 0;
@@ -289,7 +298,7 @@ Ended Command::wait() {
     collected_ = true;
   }
   Ended end;
-  end.left = processes_below();
+  if (!several_) end.left = processes_below();
   last_words_ = true;
   reader_.join();
   end.code = WIFSIGNALED(status_) ? 128 + WTERMSIG(status_) : WEXITSTATUS(status_);

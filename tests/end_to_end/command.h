@@ -1,7 +1,8 @@
 // Runs the real command, as a user would, and sees what it leaves behind.
 //
 // The test process becomes the parent of every orphan below it (PR_SET_CHILD_SUBREAPER), so a process that
-// outlives its command is found, whatever became of the processes between. One command runs at a time.
+// outlives its command is found, whatever became of the processes between. One command runs at a time, unless
+// CommandOptions says otherwise.
 #pragma once
 
 #include <sys/resource.h>
@@ -46,6 +47,8 @@ struct CommandOptions {
   std::vector<std::pair<int, rlim_t>> limits;  // RLIMIT_..., as ulimit sets them
   bool closes_standard_streams = false;        // the command starts without file descriptors 0, 1 and 2
   std::filesystem::path cgroup;                // to run in; empty: the test's own
+  std::string network;    // namespace, as `ip netns` names it, to run in; empty: the test's own
+  bool several = false;   // other commands run meanwhile: what is left of this one is not looked at
   bool terminal = false;  // stdin and stdout are a pseudo-terminal of 200 columns, stderr a pipe
   bool reads = true;      // take what the command prints; else its pipe is full from the start
 };
@@ -67,7 +70,7 @@ class Command {
   // Closes the reading end of stdout, as `head` does when it has seen enough.
   void close_stdout();
 
-  // The processes below the test, the command itself among them.
+  // The processes below the test, the command itself among them; of several commands those below this one.
   std::vector<ProcessView> processes() const;
   // The process with this name; 0: there is none now.
   pid_t process(const std::string& name) const;
@@ -91,7 +94,7 @@ class Command {
   bool collected_ = false;
   int status_ = 0;
   int stdout_ = -1, stderr_ = -1;
-  bool reads_;
+  bool reads_, several_;
   std::atomic<bool> close_stdout_{false}, last_words_{false};
   mutable std::mutex mutex_;
   std::string out_, err_;

@@ -134,7 +134,8 @@ TEST(TopK, HasTheBitsOfTheReferenceOnEveryTarget) {
 TEST(TopK, ScalesTheResidualAndNotTheGradient) {
   const Floats gradient = {1, -5, 3, 0}, residual = {6, 4, 1, -3};  // sums 4 -3 3.5 -1.5
   Floats rest(4);
-  const SparseView sent = TopK().select(2, 4, gradient.data(), residual.data(), rest.data(), 0.5F);
+  TopK top;
+  const SparseView sent = top.select(2, 4, gradient.data(), residual.data(), rest.data(), 0.5F);
   EXPECT_EQ(Floats(sent.values.begin(), sent.values.end()), (Floats{4, 3.5F}));
   EXPECT_EQ(rest, (Floats{0, -3, 0, -1.5F}));
 }

@@ -49,7 +49,7 @@ TEST(Recovery, rewinds_to_the_smallest_version_and_empties_the_rings) {
   recovery.begin();
   segment.rank(0).control.parked = recovery.attempt();
   const uint32_t attempt = recovery.attempt();
-  EXPECT_EQ(recovery.rewind({false, true}, 6), 7U);
+  recovery.rewind({false, true}, 6, 7);
   for (int rank = 0; rank < 2; ++rank) {
     EXPECT_EQ(segment.rank(rank).state, RankState::kStarting);
     EXPECT_EQ(segment.rank(rank).control.parked, attempt);
@@ -80,7 +80,7 @@ TEST(Recovery, tells_of_a_committed_step_in_the_place_of_a_rank_that_could_not) 
   const auto records = [&](int rank) { return segment.rank(rank).steps.written(); };
   for (int deaths = 0; deaths < 2; ++deaths) {  // once is enough
     recovery.begin();
-    recovery.rewind({true, true}, 0);
+    recovery.rewind({true, true}, 0, segment.versions().committed());
     EXPECT_EQ(records(0), 2U);
     ASSERT_EQ(records(1), 2U);
     StepRecord last;
@@ -90,7 +90,7 @@ TEST(Recovery, tells_of_a_committed_step_in_the_place_of_a_rank_that_could_not) 
   }
   // Of a step that is done again nobody tells.
   segment.rank(1).unfinished.step = 6;
-  recovery.rewind({true, true}, 0);
+  recovery.rewind({true, true}, 0, segment.versions().committed());
   EXPECT_EQ(records(1), 2U);
 }
 
@@ -101,7 +101,7 @@ TEST(Recovery, of_a_death_in_step_1_tells_of_no_step) {
   segment.rank(0).unfinished = {.step = 1, .attempt = 1, .images = 6};  // rank 1 has not begun it
   Recovery recovery(segment);
   recovery.begin();
-  recovery.rewind({true, true}, 0);
+  recovery.rewind({true, true}, 0, segment.versions().committed());
   for (int rank = 0; rank < 2; ++rank) EXPECT_EQ(segment.rank(rank).steps.written(), 0U);
 }
 
@@ -123,7 +123,7 @@ TEST(Recovery, of_a_run_that_is_aborted_again_and_again_leaves_the_bits_alone) {
         std::this_thread::sleep_for(std::chrono::microseconds(random() % 5000));
         recovery.begin();
         while (!recovery.all_parked(dead)) std::this_thread::yield();
-        recovery.rewind(dead, 0);
+        recovery.rewind(dead, 0, training.segment().versions().committed());
         recovery.release();
         ++recoveries;
         // Often enough a step comes through.

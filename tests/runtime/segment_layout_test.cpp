@@ -24,7 +24,7 @@ SegmentInputs inputs_for(Algorithm algorithm, int ranks, int64_t shards, int sta
       .state_arrays = state_arrays,
       .staleness = staleness,
       .norms = norms,
-      .residuals = residuals,
+      .residuals = residuals ? SegmentInputs::ResidualsOf::kShards : SegmentInputs::ResidualsOf::kNobody,
       .velocities = velocities,
       .dataset = describe_synthetic({1, 7, 9}, 10, 1001, 33)};
 }

@@ -183,7 +183,7 @@ TEST(Segment, keeps_two_generations_of_residuals_and_velocities_for_each_shard_w
   SegmentInputs inputs = inputs_for(2, 2);
   EXPECT_EQ(Segment(plan_segment(inputs), inputs, 0, kNoBind).residual_after(1, 0), nullptr);
   inputs.shards = 5;
-  inputs.residuals = true;
+  inputs.residuals = SegmentInputs::ResidualsOf::kShards;
   EXPECT_EQ(Segment(plan_segment(inputs), inputs, 0, kNoBind).velocity_after(1, 0), nullptr);
   inputs.velocities = true;
   const Segment segment(plan_segment(inputs), inputs, 0, kNoBind);

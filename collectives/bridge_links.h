@@ -1,0 +1,24 @@
+// The connections of a rank's bridge: one to the same rank of every other host, made anew in each attempt.
+// Hosts with a lower number are connected to, those with a higher one connect.
+#pragma once
+
+#include <vector>
+
+#include "collectives/bridge.h"
+#include "collectives/handshake.h"
+#include "collectives/tcp.h"
+
+namespace annulus {
+
+struct BridgePeers {
+  Identity own;  // purpose kBridge, with node, rank and attempt
+  Secret secret;
+  std::vector<SocketAddress> addresses;  // by node: where that host's rank listens
+  int listener = -1;                     // the own one; stays the caller's
+};
+
+// How a Bridge gets its streams. Connections of other attempts, ranks and jobs are refused, strangers
+// dropped; peers that are not there yet are waited for without a limit, because their launchers judge them.
+BridgeConnect connect_bridge(BridgePeers peers);
+
+}  // namespace annulus

@@ -1,0 +1,75 @@
+// TopKPacking: what hosts send of a slice with --compress topk: of each weight the largest elements of this
+// host's sum with what was left of earlier ones, all else whole.
+//
+//   message   | all that is sent whole, fp32 | per weight: bytes u32, exponent i32, sparse vector |
+//
+// Values are scaled by a power of two, so that the largest fits fp16 well, and rounded to it; what rounding
+// takes away is left for later too. So in every step sent + new residual = sum + residual, element by
+// element, residuals scaled as TopKStep says, which also says how many are sent. Where a value is not finite
+// the vector has fp32 values, and everybody sees it.
+//
+// Weights are those of whole parameters: BucketPlan cuts slices accordingly.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "collectives/bridge.h"
+#include "collectives/sparse_codec.h"
+#include "kernels/network_plan.h"
+#include "kernels/top_k.h"
+#include "runtime/buckets.h"
+#include "runtime/step_schedule.h"
+
+namespace annulus {
+
+class TopKPacking final : public BridgePacking {
+ public:
+  // Arrays of BucketPlan::elements floats, by step: the rank's gradients, of which it owns `slices` (by
+  // bucket), and this host's residual after a step.
+  struct Arrays {
+    std::function<float*(uint32_t step)> gradients;
+    std::function<float*(uint32_t step)> residual;
+  };
+  TopKPacking(const StepSchedule& schedule, const NetworkPlan& network, const BucketPlan& buckets,
+              const std::vector<ShardRange>& slices, Arrays arrays);
+
+  std::span<const std::byte> pack(uint32_t step, int bucket) override;
+  uint64_t most_bytes(int bucket) const override { return buckets_[bucket].most_bytes; }
+  void unpack(uint32_t step, int bucket, const std::vector<std::span<const std::byte>>& messages) override;
+
+ private:
+  struct Weight {
+    int64_t offset = 0, elements = 0;  // padding included
+    int64_t unpadded = 0;
+  };
+  struct Bucket {
+    std::vector<Weight> weights;
+    std::vector<ShardRange> whole;  // what lies between them in the slice
+    uint64_t most_bytes = 0;
+  };
+  struct Sparse {
+    std::vector<uint32_t> indices;
+    std::vector<float> values;
+  };
+  std::size_t pack_weight(uint32_t step, const Weight& weight, std::span<std::byte> out);
+  // Takes the next weight off the message's front.
+  void unpack_weight(const Weight& weight, std::span<const std::byte>& message, Sparse& into) const;
+  // Over the hosts [lo, hi), in the order of the summation tree; the result is in sums_[lo].
+  void sum_sparse(int lo, int hi);
+  void sum_whole(int lo, int hi);
+
+  std::vector<Bucket> buckets_;
+  const StepSchedule schedule_;
+  const Arrays arrays_;
+  TopK top_k_;
+  std::vector<std::byte> message_;
+  std::vector<float> scaled_;
+  std::vector<uint16_t> rounded_;
+  std::vector<Sparse> sums_;  // by host; of what is sent whole the values alone
+  Sparse merged_;
+};
+
+}  // namespace annulus
