@@ -1,6 +1,8 @@
 #include "collectives/bridge.h"
 
+#include <pthread.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -102,6 +104,15 @@ std::size_t Bridge::done() const {
   return static_cast<uint32_t>(done >> 32) == step_ ? static_cast<uint32_t>(done) : 0;
 }
 
+int64_t Bridge::cpu_ns() const {
+  clockid_t clock;
+  timespec time{};
+  if (pthread_getcpuclockid(const_cast<std::thread&>(thread_).native_handle(), &clock) == 0) {
+    clock_gettime(clock, &time);
+  }
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
 void Bridge::check() const {
   if (failed_.load(std::memory_order_acquire)) std::rethrow_exception(failure_);
 }
@@ -179,7 +190,6 @@ void Bridge::serve() {
   Rounds rounds(transport);
   uint32_t step = 0;
   std::size_t next = 0;  // bucket
-  int64_t awake = now_ns();
   while (!leaving()) {
     const uint64_t handed = handed_.load(std::memory_order_acquire);  // B1
     if (static_cast<uint32_t>(handed >> 32) != step) {
@@ -198,6 +208,7 @@ void Bridge::serve() {
         while (written_over && !transport.flushed() && !leaving()) {
           if (!transport.pump()) transport.sleep(rung_.get());
         }
+        bytes_sent_.store(transport.bytes_sent(), std::memory_order_relaxed);
         done_.store(word(step, next), std::memory_order_release);  // B2
         wiring_.wake();
       }
@@ -205,13 +216,9 @@ void Bridge::serve() {
       throw LinkError(error.what());
     }
     if (moved) continue;
-    bytes_sent_.store(transport.bytes_sent(), std::memory_order_relaxed);
-    const int64_t asleep = now_ns();
-    busy_ns_.store(busy_ns_.load(std::memory_order_relaxed) + asleep - awake, std::memory_order_relaxed);
     transport.sleep(rung_.get());
     uint64_t rings;
     (void)!read(rung_.get(), &rings, sizeof rings);
-    awake = now_ns();
   }
 }
 

@@ -110,10 +110,11 @@ class Bridge {
   // Throws what the bridge's thread has thrown.
   void check() const;
 
-  uint64_t bytes_sent() const { return bytes_sent_.load(std::memory_order_relaxed); }  // headers included
-  int64_t busy_ns() const {
-    return busy_ns_.load(std::memory_order_relaxed);
-  }  // that the thread did not sleep
+  uint64_t bytes_sent() const {
+    return bytes_sent_.load(std::memory_order_relaxed);
+  }  // of done() buckets, headers included
+  // Processor time of the bridge's thread.
+  int64_t cpu_ns() const;
 
  private:
   struct Rounds;
@@ -138,7 +139,6 @@ class Bridge {
   std::atomic<bool> leave_{false};
   alignas(kRankSpacing) std::atomic<uint64_t> done_{0};  // by the bridge's thread
   std::atomic<uint64_t> bytes_sent_{0};
-  std::atomic<int64_t> busy_ns_{0};
   std::atomic<bool> failed_{false};
   std::exception_ptr failure_;  // valid once failed_ is set
   std::thread thread_;

@@ -236,6 +236,7 @@ BenchBridgeOptions parse_bench_bridge(int argc, const char* const* argv) {
   options.config.workers = 1;
   std::string config_file;
   const OptionTable train = train_table(options.config, config_file);
+  options.config.model.clear();
   OptionTable table("annulus bench bridge",
                     "Measures all-reduce between hosts, which are network namespaces of this machine, beside "
                     "iperf3 over the same link. Takes root.");
@@ -243,12 +244,16 @@ BenchBridgeOptions parse_bench_bridge(int argc, const char* const* argv) {
   table.whole("nodes", "N", options.hosts, 2, kMostHosts, "hosts, joined by veth");
   add_sizes(table, options.bytes, "sizes of the fp32 gradient, with K, M or G for powers of 1024",
             "4K,64K,1M,25M,100M");
-  table.choice("wire", options.wire, {"fp32", "fp16", "bf16"}, "what gradients travel as");
+  table.choice("wire", options.wire, {"fp32", "fp16", "bf16"}, "what they travel as");
+  table.text("model", "NAME", options.config.model,
+             "in place of sizes: the gradient of this network, whole, as fp16 and by top-k");
+  table.take(train, {"stem", "ratio", "bucket-mb"});
   table.text("rate", "RATE", options.rate, "of each host's link, as tc takes it: 1gbit").default_text =
       "not limited";
   add_cores_and_output(table, train, {"workers", "bind", "smt"}, options.json);
   table.parse(argc, argv);
   options.config.workers = std::max(options.config.workers, 1);  // auto
+  if (!options.config.model.empty()) settle_stem(table, options.config.model, options.config.stem);
   return options;
 }
 

@@ -65,7 +65,7 @@ struct BenchCompressionOptions {
 
 // `annulus bench bridge`: all-reduce between hosts, in network namespaces of this machine.
 struct BenchBridgeOptions {
-  TrainConfig config;  // workers (of each host), bind and smt
+  TrainConfig config;  // workers (of each host), bind and smt; model, if its gradient is measured, and ratio
   int hosts = 2;
   std::vector<int64_t> bytes{4 << 10, 64 << 10, 1 << 20, 25 << 20, 100 << 20};  // of the fp32 gradient
   std::string wire = "fp32";                                                    // fp32, fp16, bf16

@@ -101,7 +101,7 @@ struct RankPart {
   std::atomic<int64_t> held_ns;                      // waited for copies of generations
   std::atomic<uint64_t> descriptors, bytes;          // ExchangeCounts, as of the last finished step
   std::atomic<uint64_t> wire_bytes;                  // sent to other hosts, likewise
-  std::atomic<int64_t> wire_ns;                      // that its bridge's thread was awake, likewise
+  std::atomic<int64_t> wire_ns;                      // processor time of its bridge's thread, likewise
   char failure[1024];  // why the rank gave up, zero-terminated; valid once state is kFailed or kLinkFailed
 
   EvalRing evaluations;

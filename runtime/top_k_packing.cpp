@@ -41,32 +41,26 @@ int64_t bound_for(int64_t elements, int64_t count) {
 TopKPacking::TopKPacking(const StepSchedule& schedule, const NetworkPlan& network, const BucketPlan& buckets,
                          const std::vector<ShardRange>& slices, Arrays arrays)
     : buckets_(slices.size()), schedule_(schedule), arrays_(std::move(arrays)) {
+  const double most_sent = schedule.top_k(1).ratio;  // it never rises
   for (int i = 0; i < std::ssize(network.parameters); ++i) {
     const ParameterPlan& parameter = network.parameters[i];
-    const int bucket = buckets.bucket_of[i];
+    const ShardRange& slice = slices[buckets.bucket_of[i]];
     const int64_t offset = buckets.offsets[i], elements = parameter.layout.padded_elements();
-    if (!has_residual(parameter.role) || offset < slices[bucket].begin || offset >= slices[bucket].end)
+    const ShardRange own{std::max(offset, slice.begin), std::min(offset + elements, slice.end)};
+    if (own.count() <= 0) continue;
+    Bucket& bucket = buckets_[buckets.bucket_of[i]];
+    if (!has_residual(parameter.role)) {
+      bucket.whole.push_back(own);
+      bucket.most_bytes += own.count() * sizeof(float);
       continue;
-    CHECK(offset + elements <= slices[bucket].end, "a slice ends within {}", parameter.name);
-    buckets_[bucket].weights.push_back({offset, elements, parameter.layout.elements()});
-  }
-  const double most_sent = schedule.top_k(1).ratio;  // it never rises
-  std::size_t most = 0;
-  for (std::size_t i = 0; i < buckets_.size(); ++i) {
-    Bucket& bucket = buckets_[i];
-    std::sort(bucket.weights.begin(), bucket.weights.end(),
-              [](const Weight& a, const Weight& b) { return a.offset < b.offset; });
-    int64_t at = slices[i].begin;
-    for (const Weight& weight : bucket.weights) {
-      if (weight.offset > at) bucket.whole.push_back({at, weight.offset});
-      at = weight.offset + weight.elements;
-      bucket.most_bytes +=
-          sizeof(WeightHeader) + bound_for(weight.elements, count_for(most_sent, weight.unpadded));
     }
-    if (slices[i].end > at) bucket.whole.push_back({at, slices[i].end});
-    for (const ShardRange& range : bucket.whole) bucket.most_bytes += range.count() * sizeof(float);
-    most = std::max(most, bucket.most_bytes);
+    CHECK(own.count() == elements, "a slice ends within {}", parameter.name);
+    const int64_t unpadded = parameter.layout.elements();
+    bucket.weights.push_back({offset, elements, unpadded});
+    bucket.most_bytes += sizeof(WeightHeader) + bound_for(elements, count_for(most_sent, unpadded));
   }
+  std::size_t most = 0;
+  for (const Bucket& bucket : buckets_) most = std::max(most, bucket.most_bytes);
   message_.resize(most);
 }
 

@@ -47,7 +47,7 @@ class TopKPacking final : public BridgePacking {
   };
   struct Bucket {
     std::vector<Weight> weights;
-    std::vector<ShardRange> whole;  // what lies between them in the slice
+    std::vector<ShardRange> whole;  // parameters, or parts of them, that are small
     uint64_t most_bytes = 0;
   };
   struct Sparse {

@@ -390,7 +390,7 @@ void Worker::finish_update() {
   part_.bytes.store(counted_.bytes + counts.bytes, std::memory_order_relaxed);
   if (bridge_) {
     part_.wire_bytes.store(counted_.wire_bytes + bridge_->bytes_sent(), std::memory_order_relaxed);
-    part_.wire_ns.store(counted_.wire_ns + bridge_->busy_ns(), std::memory_order_relaxed);
+    part_.wire_ns.store(counted_.wire_ns + bridge_->cpu_ns(), std::memory_order_relaxed);
   }
 }
 
