@@ -39,9 +39,10 @@ int64_t bound_for(int64_t elements, int64_t count) {
 
 }  // namespace
 
-TopKPacking::TopKPacking(double ratio, const NetworkPlan& network, const BucketPlan& buckets,
+TopKPacking::TopKPacking(const StepSchedule& schedule, const NetworkPlan& network, const BucketPlan& buckets,
                          const std::vector<ShardRange>& slices, Arrays arrays)
-    : buckets_(slices.size()), arrays_(std::move(arrays)) {
+    : buckets_(slices.size()), schedule_(schedule), arrays_(std::move(arrays)) {
+  const double most_sent = schedule.top_k(1).ratio;  // it never rises
   for (int i = 0; i < std::ssize(network.parameters); ++i) {
     const ParameterPlan& parameter = network.parameters[i];
     const ShardRange& slice = slices[buckets.bucket_of[i]];
@@ -54,8 +55,9 @@ TopKPacking::TopKPacking(double ratio, const NetworkPlan& network, const BucketP
       continue;
     }
     CHECK(own.count() == elements, "a slice ends within {}", parameter.name);
-    bucket.weights.push_back({offset, elements, count_for(ratio, parameter.layout.elements())});
-    bucket.most_bytes += sizeof(WeightHeader) + bound_for(elements, bucket.weights.back().sent);
+    const int64_t unpadded = parameter.layout.elements();
+    bucket.weights.push_back({offset, elements, unpadded});
+    bucket.most_bytes += sizeof(WeightHeader) + bound_for(elements, count_for(most_sent, unpadded));
   }
   std::size_t most = 0;
   for (Bucket& bucket : buckets_) {
@@ -82,8 +84,10 @@ std::span<const std::byte> TopKPacking::pack(uint32_t step, int index) {
 
 std::size_t TopKPacking::pack_weight(uint32_t step, const Weight& weight, std::span<std::byte> out) {
   float* const new_residual = arrays_.residual(step) + weight.offset;
-  const SparseView sent = top_k_.select(weight.sent, weight.elements, arrays_.gradients(step) + weight.offset,
-                                        arrays_.residual(step - 1) + weight.offset, new_residual);
+  const TopKStep now = schedule_.top_k(step);
+  const SparseView sent = top_k_.select(
+      count_for(now.ratio, weight.unpadded), weight.elements, arrays_.gradients(step) + weight.offset,
+      arrays_.residual(step - 1) + weight.offset, new_residual, now.residual_scale);
   WeightHeader header{};
   SparseFormat format = SparseFormat::kExact;
   std::span<const float> values = sent.values;

@@ -5,8 +5,9 @@
 //
 // All hosts add the messages up in the order of hosts, so they have the same bits. Values are scaled by a
 // power of two, so that the largest fits fp16 well, and rounded to it; what rounding takes away is left for
-// later too. So in every step sent + new residual = sum + residual, element by element. Where a value is not
-// finite the vector has fp32 values, and everybody sees it.
+// later too. So in every step sent + new residual = sum + residual, element by element, residuals scaled as
+// TopKStep says, which also says how many are sent. Where a value is not finite the vector has fp32 values,
+// and everybody sees it.
 //
 // Weights are those of whole parameters: BucketPlan cuts slices accordingly.
 #pragma once
@@ -21,6 +22,7 @@
 #include "kernels/network_plan.h"
 #include "kernels/top_k.h"
 #include "runtime/buckets.h"
+#include "runtime/step_schedule.h"
 
 namespace annulus {
 
@@ -32,7 +34,7 @@ class TopKPacking final : public BridgePacking {
     std::function<float*(uint32_t step)> gradients;
     std::function<float*(uint32_t step)> residual;
   };
-  TopKPacking(double ratio, const NetworkPlan& network, const BucketPlan& buckets,
+  TopKPacking(const StepSchedule& schedule, const NetworkPlan& network, const BucketPlan& buckets,
               const std::vector<ShardRange>& slices, Arrays arrays);
 
   std::span<float> whole(int bucket) override { return buckets_[bucket].whole; }
@@ -43,7 +45,7 @@ class TopKPacking final : public BridgePacking {
  private:
   struct Weight {
     int64_t offset = 0, elements = 0;  // padding included
-    int64_t sent = 0;                  // of them
+    int64_t unpadded = 0;
   };
   struct Bucket {
     std::vector<Weight> weights;
@@ -60,6 +62,7 @@ class TopKPacking final : public BridgePacking {
   void unpack_weight(const Weight& weight, std::span<const std::byte>& message);
 
   std::vector<Bucket> buckets_;
+  const StepSchedule schedule_;
   const Arrays arrays_;
   TopK top_k_;
   std::vector<std::byte> message_;
