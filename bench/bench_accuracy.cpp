@@ -30,6 +30,18 @@ Run train(const TrainConfig& config, const Machine& machine, const DatasetInfo& 
   return run;
 }
 
+// Of a run that sends this share of a weight's gradient, or without one all of it.
+TrainConfig configuration(TrainConfig config, std::optional<double> ratio) {
+  config.eval_every = 0;  // at the end
+  config.ratio = ratio;
+  if (!ratio) {
+    config.compress = "none";
+    config.ratio_warmup.reset();
+    config.momentum_correction = false;
+  }
+  return config;
+}
+
 double mean(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
@@ -39,8 +51,6 @@ double mean(const std::vector<double>& values) {
 int bench_accuracy(const BenchAccuracyOptions& options) {
   const Machine machine = Machine::this_machine();
   TrainConfig config = options.config;
-  config.eval_every = 0;  // at the end
-  config.compress_where = "all";
   const DatasetInfo dataset = describe_dataset(config.dataset, config.data);
   if (!options.json) {
     fmt::print("annulus {}, commit {}\n{} on {}, batch {}, shards: {}; test accuracy in %, seeds {} to {}\n",
@@ -53,8 +63,7 @@ int bench_accuracy(const BenchAccuracyOptions& options) {
   ratios.insert(ratios.end(), options.ratios.begin(), options.ratios.end());
   double whole = 0;
   for (const std::optional<double>& ratio : ratios) {
-    config.compress = ratio ? "topk" : "none";
-    config.ratio = ratio;
+    config = configuration(options.config, ratio);
     std::vector<double> accuracies;
     for (int i = 0; i < options.seeds; ++i) {
       config.seed = options.config.seed + i;

@@ -58,16 +58,22 @@ Schedule BridgePlan::schedule(int64_t elements) const {
 Bridge::Bridge(const BridgePlan& plan, Wiring wiring)
     : plan_(plan), wiring_(std::move(wiring)), rung_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   CHECK(plan.hosts >= 2 && plan.hosts <= kMaxHosts && rung_);
-  for (const ShardRange& slice : plan_.slices) schedules_.push_back(plan_.schedule(slice.count()));
-  for (float* const array : wiring_.arrays) {
-    std::vector<Binding>& of_set = bindings_.emplace_back();
-    for (const ShardRange& slice : plan_.slices) {
-      Binding& binding = of_set.emplace_back();
-      binding.rounded = plan_.wire;
-      for (const Space space : {Space::kInput, Space::kOutput}) {
-        binding.shared[static_cast<int>(space)].assign(plan_.hosts,
-                                                       {reinterpret_cast<std::byte*>(array + slice.begin)});
-      }
+  const auto bind = [&](float* base) {
+    Binding binding;
+    binding.rounded = plan_.wire;
+    for (const Space space : {Space::kInput, Space::kOutput}) {
+      binding.shared[static_cast<int>(space)].assign(plan_.hosts, {reinterpret_cast<std::byte*>(base)});
+    }
+    return binding;
+  };
+  // By set of gradient buffers; what is packed lies in the same place in all of them.
+  bindings_.resize(wiring_.arrays.size());
+  for (int bucket = 0; bucket < static_cast<int>(plan_.slices.size()); ++bucket) {
+    const ShardRange& slice = plan_.slices[bucket];
+    const std::span<float> whole = wiring_.packing ? wiring_.packing->whole(bucket) : std::span<float>();
+    schedules_.push_back(plan_.schedule(wiring_.packing ? std::ssize(whole) : slice.count()));
+    for (std::size_t set = 0; set < bindings_.size(); ++set) {
+      bindings_[set].push_back(bind(wiring_.packing ? whole.data() : wiring_.arrays[set] + slice.begin));
     }
   }
   thread_ = std::thread([this] { run(); });
@@ -140,51 +146,52 @@ struct Bridge::Rounds {
   explicit Rounds(TcpTransport& transport) : executor(transport), gather(transport) {}
 
   Executor executor;
-  Executor::Run run;  // its schedule is null where none is under way
   MessageGather gather;
-  enum class Gathering { kNothing, kBeginning, kMessages } gathering = Gathering::kNothing;
-  uint32_t begun = 0;  // the step that all hosts have begun
+  enum class Stage { kBetween, kBeginning, kSumming, kGathering } stage = Stage::kBetween;
+  Executor::Run run;
+  std::span<const std::byte> message;  // of what is packed
+  uint32_t begun = 0;                  // the step that all hosts have begun
 };
 
 // Whether the bucket is done.
 bool Bridge::advance(Rounds& rounds, uint32_t step, std::size_t bucket) {
+  using Stage = Rounds::Stage;
   const RunLabel label{.phase = Phase::kStep,
                        .step = step,
                        .bucket = static_cast<uint32_t>(bucket),
                        .attempt = wiring_.attempt};
-  if (wiring_.packing == nullptr) {
-    Executor::Run& run = rounds.run;
-    if (run.schedule == nullptr) {
-      run = {.schedule = &schedules_[bucket],
-             .binding = &bindings_[step % bindings_.size()][bucket],
-             .label = label};
-    }
-    if (!rounds.executor.advance(run)) return false;
-    run.schedule = nullptr;
-    return true;
+  BridgePacking* const packing = wiring_.packing.get();
+  const int index = static_cast<int>(bucket);
+  if (rounds.stage == Stage::kBetween) {
+    if (packing != nullptr) rounds.message = packing->pack(step, index);
+    rounds.run = {.schedule = &schedules_[bucket],
+                  .binding = &bindings_[step % bindings_.size()][bucket],
+                  .label = label};
+    rounds.stage = Stage::kSumming;
   }
-  using Gathering = Rounds::Gathering;
-  if (rounds.gathering == Gathering::kNothing) {
-    const int index = static_cast<int>(bucket);
-    rounds.gather.begin(label, wiring_.packing->pack(step, index), wiring_.packing->most_bytes(index));
-    rounds.gathering = Gathering::kMessages;
+  if (rounds.stage == Stage::kSumming) {
+    if (!rounds.executor.advance(rounds.run)) return false;
+    if (packing != nullptr) rounds.gather.begin(label, rounds.message, packing->most_bytes(index));
+    rounds.stage = Stage::kGathering;
   }
-  if (rounds.gathering != Gathering::kMessages || !rounds.gather.advance()) return false;
-  wiring_.packing->unpack(step, static_cast<int>(bucket), rounds.gather.messages());
-  rounds.gathering = Gathering::kNothing;
+  if (packing != nullptr) {
+    if (!rounds.gather.advance()) return false;
+    packing->unpack(step, index, rounds.gather.messages());
+  }
+  rounds.stage = Stage::kBetween;
   return true;
 }
 
 // Whether all hosts have begun the step.
 bool Bridge::begun(Rounds& rounds, uint32_t step) {
   if (wiring_.packing == nullptr || rounds.begun == step) return true;
-  if (rounds.gathering == Rounds::Gathering::kNothing) {
+  if (rounds.stage == Rounds::Stage::kBetween) {
     rounds.gather.begin({.phase = Phase::kStep, .step = step, .bucket = kBegun, .attempt = wiring_.attempt},
                         {}, 0);
-    rounds.gathering = Rounds::Gathering::kBeginning;
+    rounds.stage = Rounds::Stage::kBeginning;
   }
   if (!rounds.gather.advance()) return false;
-  rounds.gathering = Rounds::Gathering::kNothing;
+  rounds.stage = Rounds::Stage::kBetween;
   rounds.begun = step;
   return true;
 }

@@ -55,17 +55,20 @@ struct BridgePlan {
   Schedule schedule(int64_t elements) const;
 };
 
-// What hosts send of a slice, where that is not all of it: each sends a message to each other one, and makes
-// the sum of them itself. Called on the bridge's thread.
+// What hosts send of a slice, where that is not all of it. Some elements go whole, and are summed on the way
+// as all others are; of the rest each host sends a message to each other one, and makes the sum of them
+// itself. Called on the bridge's thread.
 class BridgePacking {
  public:
   virtual ~BridgePacking() = default;
+  // What goes whole, as pack() has filled it: whole blocks, as many on all hosts, at one place for ever.
+  virtual std::span<float> whole(int bucket) = 0;
   // The message of the bucket's slice, which holds this host's sum; valid until the next pack().
   virtual std::span<const std::byte> pack(uint32_t step, int bucket) = 0;
   // The most bytes that a message of the bucket may have.
   virtual uint64_t most_bytes(int bucket) const = 0;
-  // Writes the sum of all hosts' messages, by node, to the slice. Throws LinkError for one that pack() cannot
-  // have made.
+  // Writes the sums over all hosts to the slice: of what went whole, from whole(), and of the messages, by
+  // node. Throws LinkError for a message that pack() cannot have made.
   virtual void unpack(uint32_t step, int bucket, const std::vector<std::span<const std::byte>>& messages) = 0;
 };
 

@@ -6,6 +6,11 @@
 //   w' = w - lr * d
 // Plain SGD: d unchanged, no moments.
 //
+// Where momentum was applied before gradients were summed ("momentum correction", runtime/
+// gradient_compression.h), g holds the gradient's share of d already, and moments hold the decay's alone:
+//   m' = momentum * m + weight_decay * w
+//   d = g + (nesterov ? weight_decay * w + momentum * m' : m')
+//
 // Reads one generation and writes every element of the other. Elementwise, so bits do not depend on how the
 // elements were dealt out.
 #pragma once
@@ -21,13 +26,22 @@ struct SgdStep {
   float momentum = 0;  // 0: plain SGD, moments are neither read nor written and may be null
   float weight_decay = 0;
   bool nesterov = false;
+  bool corrected = false;  // the gradient has its momentum; only with momentum
 };
 
 // n is a multiple of 64; all pointers 64-byte aligned; old and new do not overlap.
 void sgd_update(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,
                 const float* old_moments, float* new_weights, float* new_moments, UpdateStores stores = {});
 
-// The same as a plain loop, with the same bits.
+// The gradient's share of the above, for momentum correction: the new velocity is momentum * the old one +
+// gradient, and the gradient becomes the velocity, or with nesterov gradient + momentum * velocity. Of `step`
+// no more is read. Any n, no alignment is needed, no two arrays overlap.
+void velocity_update(const SgdStep& step, int64_t n, float* gradient, const float* old_velocity,
+                     float* new_velocity);
+
+// The same as plain loops, with the same bits.
+void velocity_update_reference(const SgdStep& step, int64_t n, float* gradient, const float* old_velocity,
+                               float* new_velocity);
 void sgd_update_reference(const SgdStep& step, int64_t n, const float* gradient, const float* old_weights,
                           const float* old_moments, float* new_weights, float* new_moments);
 

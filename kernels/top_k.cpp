@@ -58,13 +58,13 @@ HWY_INLINE int64_t pack(D d, hn::Mask<D> mask, hn::Vec<D> values, hn::Vec<hn::Re
 
 // new_residual[i] = the sum, or 0 where the sum reaches the threshold and becomes a candidate of index
 // first + i. Without a gradient the sums are the residual. Returns how many candidates there are.
-int64_t collect_block(int64_t first, int64_t n, const float* gradient, const float* residual,
+int64_t collect_block(int64_t first, int64_t n, const float* gradient, const float* residual, float scale,
                       float* new_residual, int32_t threshold, float* values, uint32_t* indices) {
   int64_t count = 0;
   for_each_vector(n, [&](auto d, int64_t i) {
     const hn::RebindToUnsigned<decltype(d)> du;
     auto sum = hn::LoadU(d, residual + i);
-    if (gradient != nullptr) sum = hn::Add(hn::LoadU(d, gradient + i), sum);
+    if (gradient != nullptr) sum = hn::Add(hn::LoadU(d, gradient + i), hn::Mul(hn::Set(d, scale), sum));
     sum = hn::IfThenElse(hn::IsNaN(sum), hn::BitCast(d, hn::Set(du, kNan)), sum);
     const auto candidate = reaches(d, sum, threshold);
     hn::StoreU(hn::IfThenZeroElse(candidate, sum), d, new_residual + i);
@@ -172,7 +172,8 @@ Cut find_cut(int64_t k, int64_t n, const float* values, float* scratch) {
 }
 
 // A magnitude that k of n sums are likely to reach, and not many more.
-int32_t guess_threshold(int64_t k, int64_t n, const float* gradient, const float* residual, float* scratch) {
+int32_t guess_threshold(int64_t k, int64_t n, const float* gradient, const float* residual, float scale,
+                        float* scratch) {
   // One of every so many elements, at a place that follows no period of the tensor's layout.
   const int64_t samples = std::min<int64_t>(n / 512, kMostSamples);
   if (samples == 0) return 0;
@@ -180,7 +181,7 @@ int32_t guess_threshold(int64_t k, int64_t n, const float* gradient, const float
   std::minstd_rand place;
   for (int64_t j = 0; j < samples; ++j) {
     const int64_t i = j * stride + static_cast<int64_t>(place()) % stride;
-    scratch[j] = gradient[i] + residual[i];
+    scratch[j] = gradient[i] + scale * residual[i];
   }
   // How many of the samples are among the k largest has about the deviation of a Poisson variable: we allow
   // for three of them.
@@ -202,7 +203,7 @@ int64_t count_for(double ratio, int64_t n) {
 }
 
 SparseView TopK::select(int64_t k, int64_t n, const float* gradient, const float* residual,
-                        float* new_residual) {
+                        float* new_residual, float scale) {
   CHECK((k >= 1 || n == 0) && k <= n && n <= int64_t{1} << 32, "k = {}, n = {}", k, n);
   if (n == 0) return {};
 
@@ -212,25 +213,27 @@ SparseView TopK::select(int64_t k, int64_t n, const float* gradient, const float
     indices_.resize(space);
     scratch_.resize(std::max<size_t>(space, kMostSamples));
   }
-  collect(k, n, gradient, residual, new_residual, guess_threshold(k, n, gradient, residual, scratch_.data()));
+  collect(k, n, gradient, residual, scale, new_residual,
+          guess_threshold(k, n, gradient, residual, scale, scratch_.data()));
   if (count_ < k) {
     for (int64_t i = 0; i < count_; ++i) new_residual[indices_[i]] = values_[i];
-    collect(k, n, nullptr, new_residual, new_residual, 0);
+    collect(k, n, nullptr, new_residual, 1, new_residual, 0);
   }
   prune(k, new_residual);
   return {{indices_.data(), static_cast<size_t>(k)}, {values_.data(), static_cast<size_t>(k)}};
 }
 
 // Candidates are all sums that reach the threshold, or at least the k largest of them where there are more.
-void TopK::collect(int64_t k, int64_t n, const float* gradient, const float* residual, float* new_residual,
-                   int32_t threshold) {
+void TopK::collect(int64_t k, int64_t n, const float* gradient, const float* residual, float scale,
+                   float* new_residual, int32_t threshold) {
   count_ = 0;
   for (int64_t first = 0; first < n; first += kBlock) {
     // As later sums have higher indices, they must be larger than those that are kept.
     if (count_ + kBlock > most_candidates(k, n)) threshold = prune(k, new_residual) + 1;
-    count_ += HWY_DYNAMIC_DISPATCH(collect_block)(
-        first, std::min(kBlock, n - first), gradient == nullptr ? nullptr : gradient + first,
-        residual + first, new_residual + first, threshold, values_.data() + count_, indices_.data() + count_);
+    count_ += HWY_DYNAMIC_DISPATCH(collect_block)(first, std::min(kBlock, n - first),
+                                                  gradient == nullptr ? nullptr : gradient + first,
+                                                  residual + first, scale, new_residual + first, threshold,
+                                                  values_.data() + count_, indices_.data() + count_);
   }
 }
 
@@ -261,9 +264,9 @@ void write_dense(const SparseView& sent, int64_t n, float* out) {
 }
 
 SparseVector top_k_reference(int64_t k, int64_t n, const float* gradient, const float* residual,
-                             float* new_residual) {
+                             float* new_residual, float scale) {
   for (int64_t i = 0; i < n; ++i) {
-    const float sum = gradient[i] + residual[i];
+    const float sum = gradient[i] + scale * residual[i];
     new_residual[i] = std::isnan(sum) ? std::bit_cast<float>(kNan) : sum;
   }
   SparseVector sent;

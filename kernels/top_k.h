@@ -1,6 +1,6 @@
 // Top-k sparsification of a gradient with error feedback (Stich et al., "Sparsified SGD with Memory", NeurIPS
-// 2018; Lin et al., "Deep Gradient Compression", ICLR 2018): of gradient + residual, the k elements of
-// largest magnitude are sent, and all others are the residual of the next step.
+// 2018; Lin et al., "Deep Gradient Compression", ICLR 2018): of gradient + scale * residual, the k elements
+// of largest magnitude are sent, and all others are the residual of the next step.
 //
 // Magnitudes are compared as the bits of the absolute value. So infinity is larger than all numbers, and NaN
 // larger than infinity: what is not finite is sent first, where the others see it, and stays in a residual
@@ -28,18 +28,19 @@ struct SparseView {
 // sizes, one at a time; no result depends on the calls before.
 class TopK {
  public:
-  // Of the n sums gradient[i] + residual[i], rounded to fp32, returns the k of largest magnitude; of equal
-  // ones those of lowest index. new_residual[i] becomes +0 where i is sent and the sum where it is not: each
-  // sum is found in one of the two with all its bits. 1 <= k <= n <= 2^32, or n = k = 0. new_residual may be
-  // residual; otherwise no arrays overlap. No alignment is needed.
+  // Of the n sums gradient[i] + scale * residual[i], product and sum each rounded to fp32, returns the k of
+  // largest magnitude; of equal ones those of lowest index. new_residual[i] becomes +0 where i is sent and
+  // the sum where it is not: each sum is found in one of the two with all its bits. 1 <= k <= n <= 2^32, or n
+  // = k = 0. new_residual may be residual; otherwise no arrays overlap. No alignment is needed.
   //
   // What is returned is valid until the next call. The same bits from every instruction set. Time is linear
   // in n for any data; mostly that of one pass.
-  SparseView select(int64_t k, int64_t n, const float* gradient, const float* residual, float* new_residual);
+  SparseView select(int64_t k, int64_t n, const float* gradient, const float* residual, float* new_residual,
+                    float scale = 1);
 
  private:
-  void collect(int64_t k, int64_t n, const float* gradient, const float* residual, float* new_residual,
-               int32_t threshold);
+  void collect(int64_t k, int64_t n, const float* gradient, const float* residual, float scale,
+               float* new_residual, int32_t threshold);
   int32_t prune(int64_t k, float* new_residual);
 
   // Sums that may be among the k largest, in order of index. They are 0 in the new residual.
@@ -60,6 +61,6 @@ struct SparseVector {
 
 // The same as TopK::select with plain loops and a sort, with the same bits.
 SparseVector top_k_reference(int64_t k, int64_t n, const float* gradient, const float* residual,
-                             float* new_residual);
+                             float* new_residual, float scale = 1);
 
 }  // namespace annulus

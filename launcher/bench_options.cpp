@@ -116,6 +116,10 @@ void add_ratios(OptionTable& table, std::vector<double>& target, std::string hel
 BenchAccuracyOptions parse_bench_accuracy(int argc, const char* const* argv) {
   BenchAccuracyOptions options;
   options.config.epochs = 5;
+  options.config.optimizer = "nesterov";
+  options.config.compress = "topk";
+  options.config.compress_where = "all";
+  options.config.momentum_correction = true;
   std::string config_file;
   const OptionTable train = train_table(options.config, config_file);
   OptionTable table("annulus bench accuracy",
@@ -124,6 +128,7 @@ BenchAccuracyOptions parse_bench_accuracy(int argc, const char* const* argv) {
   table.section("What is compared");
   add_ratios(table, options.ratios, "shares of a weight's gradient that are sent in a step",
              "0.1,0.01,0.001");
+  table.take(train, {"ratio-warmup", "momentum-correction"});
   table.whole("seeds", "N", options.seeds, 1, 1000, "runs of each kind, from --seed on");
   table.section("What is trained");
   table.take(train, {"model", "stem", "dataset", "data", "epochs", "steps", "batch-size", "shards",
@@ -146,7 +151,7 @@ BenchTrainOptions parse_bench_train(int argc, const char* const* argv) {
   add_network(table, train, options.data_shape);
   add_batch_per_worker(table, options.batch_per_worker);
   table.take(train, {"steps", "bucket-mb", "algorithm", "staleness", "comm-thread", "compress", "ratio",
-                     "compress-where"});
+                     "ratio-warmup", "momentum-correction", "compress-where"});
   add_cores_and_output(table, train, {"workers", "threads-per-worker", "bind", "smt"}, options.json);
   parse_training(table, argc, argv, options.config);
   return options;

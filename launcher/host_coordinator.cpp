@@ -44,6 +44,10 @@ HostCoordinator::Orders HostCoordinator::receive(int node, const HostMessage& me
         broadcast({.kind = Kind::kDismiss}, orders);
       }
       break;
+    case Kind::kWarn:
+      if (node != 0)
+        orders.emplace_back(0, HostMessage{.kind = Kind::kWarn, .text = whose(node) + message.text});
+      break;
     case Kind::kStop:
       if (stop_signal_ != 0 || phase_ == Phase::kEnding) break;
       stop_signal_ = message.code;

@@ -29,6 +29,10 @@ void HostMember::finished(uint32_t attempt) {
   send_({.kind = Kind::kFinished, .attempt = attempt});
 }
 
+void HostMember::warn(const std::string& text) {
+  if (!first()) send_({.kind = Kind::kWarn, .text = text});
+}
+
 void HostMember::stop(int signal) { send_({.kind = Kind::kStop, .code = signal}); }
 
 void HostMember::quit(int signal) {
@@ -57,13 +61,14 @@ void HostMember::receive(const HostMessage& message) {
   switch (message.kind) {
     case Kind::kAbort:
       abort_ = message.attempt;
-      if (message.text.empty()) break;
-      explained_ = message.attempt;
-      news_.push_back(message.text);
+      if (!message.text.empty()) explained_ = message.attempt;
       break;
     case Kind::kResume:
       resume_attempt_ = message.attempt;
       resume_step_ = message.step;
+      break;
+    case Kind::kWarn:
+      news_.push_back(message.text);
       break;
     case Kind::kDismiss:
       dismissed_ = true;

@@ -70,7 +70,9 @@ class HostMember {
   // Whether the coordinator may go without being lost.
   bool over() const { return dismissed_ || quit_signal_ != 0 || settled_.has_value(); }
 
-  // What the user should know of other hosts, since the last call.
+  // The user should know of this; the first host's is told.
+  void warn(const std::string& text);
+  // What other hosts have said so, since the last call.
   std::vector<std::string> take_news() { return std::exchange(news_, {}); }
 
  private:

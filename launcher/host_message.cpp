@@ -37,6 +37,7 @@ constexpr std::array kKinds = {
     KindRow{Kind::kResume, "resume", kAttempt | kStep},
     KindRow{Kind::kFinished, "finished", kAttempt},
     KindRow{Kind::kDismiss, "dismiss", 0},
+    KindRow{Kind::kWarn, "warn", kText},
     KindRow{Kind::kStop, "stop", kCode},
     KindRow{Kind::kQuit, "quit", kCode},
     KindRow{Kind::kFailed, "failed", kCode | kText},

@@ -49,6 +49,7 @@ struct HostMessage {
     kResume,    // from it: attempt (the new one), step: go on from this step
     kFinished,  // to it: attempt: every rank of this host has done the last step
     kDismiss,   // from it: so have those of all hosts
+    kWarn,      // to it, and from it to the first host's member: text, for people
     kStop,      // both ways: code (a signal): the run ends after the step under way
     kQuit,      // both ways: code (a signal): it ends at once
     kFailed,    // to it: code, text: this host cannot go on

@@ -157,11 +157,13 @@ Job plan_with(const TrainConfig& config, const Machine& machine, const DatasetIn
           .notes = std::move(notes),
           .warnings = std::move(warnings)};
   RunPlan& run = job.run;
-  run.checkpoint = plan_checkpoint(run.spec, run.network, run.buckets, moment_names(run.config),
-                                   run.config.staleness != 0, run.segment_inputs().residual_arrays());
+  const SegmentInputs inputs = run.segment_inputs();
+  run.checkpoint =
+      plan_checkpoint(run.spec, run.network, run.buckets, moment_names(run.config), run.config.staleness != 0,
+                      inputs.residual_arrays(), inputs.velocity_arrays());
   run.resumed = resumed;
   run.hosts = hosts;
-  job.segment = plan_segment(run.segment_inputs());
+  job.segment = plan_segment(inputs);
   return job;
 }
 
@@ -179,6 +181,7 @@ NetworkSpec network_for(const TrainConfig& config, const DatasetInfo& dataset, c
 std::string changed_since(const Checkpoint& checkpoint, const TrainConfig& config) {
   const TrainConfig saved = parse_saved({checkpoint.config(), checkpoint.path()});
   const auto text = [](const auto& value) { return fmt::format("{}", value); };
+  const auto on_or_off = [](bool value) { return std::string(value ? "on" : "off"); };
   const std::tuple<const char*, std::string, std::string> options[] = {
       {"model", saved.model, config.model},
       {"stem", saved.stem, config.stem},
@@ -187,6 +190,7 @@ std::string changed_since(const Checkpoint& checkpoint, const TrainConfig& confi
       {"staleness", text(saved.staleness), text(config.staleness)},
       {"compress", saved.compress, config.compress},
       {"compress-where", saved.compress_where, config.compress_where},
+      {"momentum-correction", on_or_off(saved.momentum_correction), on_or_off(config.momentum_correction)},
       // Residuals are those of shards.
       {"shards", text(saved.shards),
        keeps_residuals(config) && keeps_residuals(saved) ? text(config.shards) : text(saved.shards)}};

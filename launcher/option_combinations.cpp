@@ -36,6 +36,35 @@ void check_compression(const TrainConfig& config) {
     throw UserError::format("--ratio {}: --compress {} has none; leave it out, or give --compress topk",
                             *config.ratio, config.compress);
   }
+  if (config.ratio_warmup && config.compress != "topk") {
+    throw UserError::format(
+        "--ratio-warmup {}: --compress {} has no ratio; leave it out, or give --compress "
+        "topk",
+        *config.ratio_warmup, config.compress);
+  }
+  if (config.momentum_correction && config.compress != "topk") {
+    throw UserError::format(
+        "--momentum-correction on: --compress {} sends all elements, whose momentum needs no correction; "
+        "leave it out, or give --compress topk",
+        config.compress);
+  }
+  if (config.momentum_correction && !uses_momentum(config)) {
+    throw UserError::format(
+        "--momentum-correction on: {} has no momentum; leave it out, or give --optimizer momentum or "
+        "nesterov",
+        config.optimizer);
+  }
+  if (config.momentum_correction && !compresses_shards(config)) {
+    throw UserError(
+        "--momentum-correction on: momentum of its own has each shard, not each host; leave it out, or give "
+        "--compress-where all");
+  }
+  if (corrects_momentum(config) && config.clip > 0) {
+    throw UserError::format(
+        "--clip {}: with --momentum-correction on the norm would be that of momenta, not of the gradient; "
+        "leave it out, or give --momentum-correction off",
+        config.clip);
+  }
   if (keeps_residuals(config) && config.staleness != 0) {
     throw UserError(
         "--staleness 1: to repeat one of its steps takes three generations of what --compress topk "
@@ -107,10 +136,19 @@ void settle_schedule(const OptionTable& table, TrainConfig& config) {
 }
 
 void settle_compression(const OptionTable& table, TrainConfig& config) {
-  if (config.compress == "topk") {
+  const bool top_k = config.compress == "topk";
+  const OptionLevel named = std::max(table.level("compress"), OptionLevel::file);
+  if (top_k) {
     config.ratio = config.ratio.value_or(kRatio);
-  } else if (table.level("ratio") < std::max(table.level("compress"), OptionLevel::file)) {
-    config.ratio.reset();
+    config.ratio_warmup = config.ratio_warmup.value_or(kRatioWarmup);
+  } else {
+    if (table.level("ratio") < named) config.ratio.reset();
+    if (table.level("ratio-warmup") < named) config.ratio_warmup.reset();
+  }
+  const OptionLevel correction = table.level("momentum-correction");
+  if ((!top_k && correction < named) ||
+      (!uses_momentum(config) && correction < std::max(table.level("optimizer"), OptionLevel::file))) {
+    config.momentum_correction = false;
   }
 }
 

@@ -9,6 +9,7 @@
 #include "launcher/host_list.h"
 #include "launcher/option_parts.h"
 #include "runtime/models.h"
+#include "runtime/step_schedule.h"
 #include "telemetry/nearest_name.h"
 
 namespace annulus {
@@ -208,6 +209,19 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
                "compress topk: share of a weight's gradient that is sent in a step; the rest is added to the "
                "next one's",
                fmt::format("{}", kRatio));
+  table.number(
+      "ratio-warmup", "EPOCHS", config.ratio_warmup, {.high = 1e6},
+      fmt::format("compress topk: epochs over which the share falls from {} to --ratio", kFirstRatio),
+      fmt::format("{}", kRatioWarmup));
+  Option& correction = table.on_off(
+      "momentum-correction", config.momentum_correction,
+      "compress topk: momentum of each shard's gradient before the largest elements are chosen, not of "
+      "what is sent; momentum and nesterov only");
+  // Left out where it has no meaning, as momentum is.
+  correction.write = [&config] {
+    const bool counts = config.compress == "topk" && uses_momentum(config);
+    return counts ? std::optional<std::string>(config.momentum_correction ? "on" : "off") : std::nullopt;
+  };
   table.choice("compress-where", config.compress_where, {"bridge", "all"},
                "bridge: between hosts alone; all: of every shard, also inside this box, where it saves "
                "nothing, to see what it does to accuracy");
@@ -292,6 +306,7 @@ TopoOptions parse_topo(int argc, const char* const* argv) {
                      "comm-thread",
                      "compress",
                      "compress-where",
+                     "momentum-correction",
                      "checkpoint-every",
                      "checkpoint-epochs",
                      "checkpoint-minutes"});
@@ -299,6 +314,7 @@ TopoOptions parse_topo(int argc, const char* const* argv) {
   table.parse(argc, argv);
   settle_optimizer(table, options.config);
   settle_stem(table, options.config.model, options.config.stem);
+  settle_compression(table, options.config);
   return options;
 }
 

@@ -62,6 +62,7 @@ class Supervisor {
   void check_heartbeats(int64_t elapsed_ns);
   void pause();
   bool replaces(const std::string& whose, const std::string& death, int exit_code, uint32_t step);
+  void warn(const std::string& text);
   void follow_hosts();
   void begin_recovery(const std::string& why);
   void recover();
@@ -147,9 +148,11 @@ Supervisor::Supervisor(const Job& job, const Machine& machine, const JobObserver
       heartbeats_(segment_.controls(), static_cast<int64_t>(job.run.config.deadline * 1e9)),
       recovery_(segment_),
       restarts_(job.run.config.max_restarts),
-      checkpointer_(job, segment_, observer.warning, [this](int pidfd) { watch(pidfd, kWriter); }) {
+      checkpointer_(
+          job, segment_, [this](const std::string& text) { warn(text); },
+          [this](int pidfd) { watch(pidfd, kWriter); }) {
   outcome_.startup.reserved = seconds();
-  if (!bind_refusal_.empty()) observer_.warning("shared memory is not bound to NUMA nodes: " + bind_refusal_);
+  if (!bind_refusal_.empty()) warn("shared memory is not bound to NUMA nodes: " + bind_refusal_);
   header_.last_step.store(static_cast<uint32_t>(job.run.schedule.steps()), std::memory_order_release);
   const itimerspec interval{{0, kTickNs}, {0, kTickNs}};
   timerfd_settime(timer_.get(), 0, &interval, nullptr);
@@ -204,7 +207,7 @@ JobOutcome Supervisor::run() {
   outcome_.checkpoints = checkpointer_.counts();
   aggregator_.poll(observer_.step, observer_.evaluation);
   if (aggregator_.lost() > 0) {
-    observer_.warning(
+    warn(
         fmt::format("{} step records were overwritten before they were read: means and counts of images "
                     "leave them out",
                     aggregator_.lost()));
@@ -307,6 +310,11 @@ void Supervisor::on_signal() {
   follow_hosts();
 }
 
+void Supervisor::warn(const std::string& text) {
+  observer_.warning(text);
+  hosts_.warn(text);
+}
+
 // Takes up what the hosts, of which this is one, have been told.
 void Supervisor::follow_hosts() {
   for (const std::string& news : hosts_.take_news()) observer_.warning(news);
@@ -329,7 +337,7 @@ void Supervisor::follow_hosts() {
 // shell expects. Other hosts would take it for dead.
 void Supervisor::pause() {
   if (control_ != nullptr) {
-    observer_.warning("Ctrl-Z is not taken: this run is on several hosts, which cannot wait for one");
+    warn("Ctrl-Z is not taken: this run is on several hosts, which cannot wait for one");
     return;
   }
   const auto tell = [&](int signal) {
@@ -379,7 +387,7 @@ void Supervisor::on_loader_end() {
 void Supervisor::on_worker_end(int rank) {
   const pid_t pid = ranks_.process(rank).pid;
   const ChildEnd end = ranks_.ended(rank, [this](ChildProcess& child) { return collect(child); });
-  if (rank == 0 && !end.output.empty()) observer_.warning("rank 0 runs unbound: " + end.output);
+  if (rank == 0 && !end.output.empty()) warn("rank 0 runs unbound: " + end.output);
   if (ending_ns_ != 0 || header_.dismissed.load(std::memory_order_relaxed) != 0) return;
   const RankPart& part = segment_.rank(rank);
   if (end.signal != 0) {
@@ -404,9 +412,9 @@ bool Supervisor::replaces(const std::string& whose, const std::string& death, in
   const std::string what =
       fmt::format("{}{} {}", whose, step == 0 ? "" : fmt::format(", in step {},", step), death);
   if (restarts_.take(step)) {
-    observer_.warning(fmt::format("{}: it is replaced{} ({} of {} restarts in {} steps)", what,
-                                  step == 0 ? "" : " and the step repeated", restarts_.used(),
-                                  restarts_.most(), with_thousands(RestartBudget::kWindowSteps)));
+    warn(fmt::format("{}: it is replaced{} ({} of {} restarts in {} steps)", what,
+                     step == 0 ? "" : " and the step repeated", restarts_.used(), restarts_.most(),
+                     with_thousands(RestartBudget::kWindowSteps)));
     ++outcome_.restarts;
     return true;
   }
@@ -476,9 +484,8 @@ bool Supervisor::counts_broken_link() {
   const uint32_t step = segment_.versions().committed();
   const std::string what = std::exchange(broken_link_, "");
   if (restarts_.take(step == Versions::kNone ? 0 : step)) {
-    observer_.warning(
-        fmt::format("{}: the step is repeated over new connections ({} of {} restarts in {} steps)", what,
-                    restarts_.used(), restarts_.most(), with_thousands(RestartBudget::kWindowSteps)));
+    warn(fmt::format("{}: the step is repeated over new connections ({} of {} restarts in {} steps)", what,
+                     restarts_.used(), restarts_.most(), with_thousands(RestartBudget::kWindowSteps)));
     return true;
   }
   fail(1,
@@ -517,9 +524,9 @@ void Supervisor::check_heartbeats(int64_t elapsed_ns) {
                     still.communicates ? " of its communication thread" : "", still.still_ns * 1e-9);
     if (!still.hung) {
       if (!has_trained_) continue;  // making kernels may take its time
-      observer_.warning(fmt::format(
-          "rank {} (pid {}) {} in step {}, {}; after {} s (--deadline) it is replaced", still.rank,
-          ranks_.process(still.rank).pid, text, step_of(still.rank), still.doing, job_.run.config.deadline));
+      warn(fmt::format("rank {} (pid {}) {} in step {}, {}; after {} s (--deadline) it is replaced",
+                       still.rank, ranks_.process(still.rank).pid, text, step_of(still.rank), still.doing,
+                       job_.run.config.deadline));
       continue;
     }
     ranks_.kill_hung(still.rank,

@@ -265,7 +265,10 @@ int train(const TrainConfig& config, const Machine& machine, const ResumePoint* 
     terminal.line(to_text(summary));
     terminal.line("run files  " + directory.path());
     if (outcome.exit_code != 0 && !outcome.checkpoints.last.empty()) {
-      terminal.line(fmt::format("go on with annulus train --resume {}", directory.path()));
+      terminal.line(
+          fmt::format("go on with annulus train {}--resume {}",
+                      config.hosts.empty() || config.hosts == "-" ? "" : "--hosts " + config.hosts + " ",
+                      directory.path()));
     }
   }
   signals.reset();

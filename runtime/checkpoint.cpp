@@ -54,6 +54,8 @@ const float* array_of(const CheckpointState& state, const CheckpointTensor& tens
       return state.previous;
     case StateArray::kResidual:
       return state.residuals.at(tensor.shard);
+    case StateArray::kVelocity:
+      return state.velocities.at(tensor.shard);
   }
   return nullptr;
 }

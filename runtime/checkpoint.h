@@ -34,7 +34,7 @@ struct CheckpointState {
   const float* weights = nullptr;
   std::array<const float*, 2> moments{};
   const float* previous = nullptr;
-  std::vector<const float*> residuals = {};  // by shard
+  std::vector<const float*> residuals = {}, velocities = {};  // by shard
 };
 
 // "step-0000000123.safetensors": names sort as steps do.

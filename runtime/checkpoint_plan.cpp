@@ -37,9 +37,14 @@ std::vector<std::string> moment_names(const TrainConfig& config) {
 }
 
 CheckpointPlan plan_checkpoint(const NetworkSpec& spec, const NetworkPlan& network, const BucketPlan& buckets,
-                               const std::vector<std::string>& moments, bool previous, int64_t residuals) {
+                               const std::vector<std::string>& moments, bool previous, int64_t residuals,
+                               int64_t velocities) {
   CHECK(moments.size() <= 2, "{} moments", moments.size());
-  CheckpointPlan plan{.network = spec.name, .moments = moments, .previous = previous, .residuals = residuals};
+  CheckpointPlan plan{.network = spec.name,
+                      .moments = moments,
+                      .previous = previous,
+                      .residuals = residuals,
+                      .velocities = velocities};
   const auto add = [&](StateArray array, int parameter, const std::string& name, TensorType type,
                        std::vector<int64_t> shape) {
     plan.tensors.push_back({.array = array,
@@ -68,15 +73,19 @@ CheckpointPlan plan_checkpoint(const NetworkSpec& spec, const NetworkPlan& netwo
             false);
   }
   if (previous) add_all(StateArray::kPrevious, "previous.", true);
-  for (int64_t shard = 0; shard < residuals; ++shard) {
-    for (int i = 0; i < std::ssize(network.parameters); ++i) {
-      const ParameterPlan& parameter = network.parameters[i];
-      if (!has_residual(parameter.role)) continue;
-      add(StateArray::kResidual, i, fmt::format("residual.{}.{}", shard, parameter.name), TensorType::kF32,
-          shape_in_pytorch(spec, parameter));
-      plan.tensors.back().shard = shard;
+  const auto add_of_shards = [&](StateArray array, const char* name, int64_t shards) {
+    for (int64_t shard = 0; shard < shards; ++shard) {
+      for (int i = 0; i < std::ssize(network.parameters); ++i) {
+        const ParameterPlan& parameter = network.parameters[i];
+        if (!has_residual(parameter.role)) continue;
+        add(array, i, fmt::format("{}.{}.{}", name, shard, parameter.name), TensorType::kF32,
+            shape_in_pytorch(spec, parameter));
+        plan.tensors.back().shard = shard;
+      }
     }
-  }
+  };
+  add_of_shards(StateArray::kResidual, "residual", residuals);
+  add_of_shards(StateArray::kVelocity, "velocity", velocities);
 
   std::vector<TensorInfo> infos;
   std::set<std::string> names;
@@ -85,7 +94,7 @@ CheckpointPlan plan_checkpoint(const NetworkSpec& spec, const NetworkPlan& netwo
     if (names.insert(tensor.info.name).second) continue;
     throw UserError::format(
         "network {}: a checkpoint would hold two tensors called {}; give the layer or block another name "
-        "than optimizer, previous or residual",
+        "than optimizer, previous, residual or velocity",
         spec.name, tensor.info.name);
   }
   place_tensors(infos);

@@ -6,6 +6,7 @@
 //   moments      optimizer.<moment>.<parameter>     of what the optimizer updates: not of running statistics
 //   previous     previous.<parameter>               weights one update earlier; with --staleness 1 only
 //   residuals    residual.<shard>.<parameter>       what top-k has not sent of a shard's gradients
+//   velocities   velocity.<shard>.<parameter>       the momentum of a shard's gradients, likewise of weights
 //
 // The first two groups are the model's, and together what torchvision's load_state_dict takes: names and
 // shapes are PyTorch's (convolutions [out, in, height, width], linear layers [out, in], vectors [n]).
@@ -23,11 +24,19 @@
 
 namespace annulus {
 
-enum class StateArray : uint8_t { kCount, kWeights, kFirstMoment, kSecondMoment, kPrevious, kResidual };
+enum class StateArray : uint8_t {
+  kCount,
+  kWeights,
+  kFirstMoment,
+  kSecondMoment,
+  kPrevious,
+  kResidual,
+  kVelocity
+};
 
 struct CheckpointTensor {
   StateArray array = StateArray::kWeights;
-  int64_t shard = 0;  // of residuals
+  int64_t shard = 0;  // of residuals and velocities
   TensorInfo info;
   // Not of counts: where the parameter lies in its array, and how.
   int parameter = 0;   // its number in NetworkPlan::parameters
@@ -39,8 +48,10 @@ struct CheckpointPlan {
   std::string network;               // NetworkSpec::name
   std::vector<std::string> moments;  // PyTorch's names, of the first array, of the second
   bool previous = false;
-  int64_t residuals = 0;  // shards that have one
-  // In the file's order: counts, weights in order of use by forward, moments, previous weights, residuals.
+  int64_t residuals = 0;   // shards that have one
+  int64_t velocities = 0;  // likewise
+  // In the file's order: counts, weights in order of use by forward, moments, previous weights, residuals,
+  // velocities.
   std::vector<CheckpointTensor> tensors = {};
   int model_tensors = 0;  // the first so many are the model's
 
@@ -50,9 +61,10 @@ struct CheckpointPlan {
 // What PyTorch calls the optimizer's moments: none of sgd; momentum_buffer; exp_avg and exp_avg_sq.
 std::vector<std::string> moment_names(const TrainConfig& config);
 
-// Throws UserError where two tensors would have one name, which takes a layer called "optimizer", "previous"
-// or "residual". `residuals`: the shards, where they are kept, else 0.
+// Throws UserError where two tensors would have one name, which takes a layer called "optimizer",
+// "previous", "residual" or "velocity". `residuals`, `velocities`: the shards, where they are kept, else 0.
 CheckpointPlan plan_checkpoint(const NetworkSpec& spec, const NetworkPlan& network, const BucketPlan& buckets,
-                               const std::vector<std::string>& moments, bool previous, int64_t residuals = 0);
+                               const std::vector<std::string>& moments, bool previous, int64_t residuals = 0,
+                               int64_t velocities = 0);
 
 }  // namespace annulus

@@ -33,12 +33,14 @@ OptimizerStep::OptimizerStep(const TrainConfig& config, uint32_t step, float lea
 }
 
 void OptimizerStep::apply(int64_t count, const float* gradient, const StateArrays& from,
-                          const StateArrays& to, UpdateStores stores) const {
+                          const StateArrays& to, UpdateStores stores, bool corrected) const {
   if (adam_) {
     adam_update(adam_step_, count, gradient, from.weights, from.moments[0], from.moments[1], to.weights,
                 to.moments[0], to.moments[1], stores);
   } else {
-    sgd_update(sgd_step_, count, gradient, from.weights, from.moments[0], to.weights, to.moments[0], stores);
+    SgdStep step = sgd_step_;
+    step.corrected = corrected;
+    sgd_update(step, count, gradient, from.weights, from.moments[0], to.weights, to.moments[0], stores);
   }
 }
 

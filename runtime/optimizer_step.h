@@ -36,9 +36,10 @@ class OptimizerStep {
   // The update of step `step`, from 1.
   OptimizerStep(const TrainConfig& config, uint32_t step, float learning_rate);
 
-  // Writes `count` elements of `to`, a multiple of 64, on 64-byte boundaries.
+  // Writes `count` elements of `to`, a multiple of 64, on 64-byte boundaries. `corrected`: the gradient has
+  // its momentum already.
   void apply(int64_t count, const float* gradient, const StateArrays& from, const StateArrays& to,
-             UpdateStores stores) const;
+             UpdateStores stores, bool corrected = false) const;
   // The same by plain loops, with the same bits.
   void apply_reference(int64_t count, const float* gradient, const StateArrays& from,
                        const StateArrays& to) const;

@@ -33,6 +33,7 @@ SegmentInputs RunPlan::segment_inputs() const {
           .residuals = keeps_residuals(config)       ? SegmentInputs::ResidualsOf::kShards
                        : keeps_host_residual(config) ? SegmentInputs::ResidualsOf::kHost
                                                      : SegmentInputs::ResidualsOf::kNobody,
+          .velocities = corrects_momentum(config),
           .snapshot = makes_checkpoints(config),
           .dataset = dataset};
 }

@@ -65,12 +65,21 @@ float* Segment::residual_after(uint32_t step, int64_t shard) const {
                                   step % 2 * plan_.state_array_bytes);
 }
 
+float* Segment::velocity_after(uint32_t step, int64_t shard) const {
+  if (plan_.velocity_offsets.empty()) return nullptr;
+  return reinterpret_cast<float*>(base() + plan_.velocity_offsets[shard] +
+                                  step % 2 * plan_.state_array_bytes);
+}
+
 CheckpointState Segment::state_after(uint32_t step) const {
   CheckpointState state{.step = step, .weights = weights_after(step), .moments = {}};
   for (int array = 0; array < 2; ++array) state.moments[array] = moments_after(step, array);
   if (weight_generations_ > 2) state.previous = weights_after(step == 0 ? 0 : step - 1);
   for (int64_t shard = 0; shard < std::ssize(plan_.residual_offsets); ++shard) {
     state.residuals.push_back(residual_after(step, shard));
+  }
+  for (int64_t shard = 0; shard < std::ssize(plan_.velocity_offsets); ++shard) {
+    state.velocities.push_back(velocity_after(step, shard));
   }
   return state;
 }
@@ -92,6 +101,7 @@ CheckpointState Segment::copy_to_snapshot(const CheckpointState& state,
   for (const float*& moment : copied.moments) moment = copy(moment);
   copied.previous = copy(state.previous);
   for (const float*& residual : copied.residuals) residual = copy(residual);
+  for (const float*& velocity : copied.velocities) velocity = copy(velocity);
   return copied;
 }
 

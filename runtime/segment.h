@@ -54,6 +54,8 @@ class Segment {
   }
   // What top-k has left of a shard's gradients after `step`; null where residuals are not kept.
   float* residual_after(uint32_t step, int64_t shard) const;
+  // The momentum of a shard's gradients after `step`; null where it is not kept.
+  float* velocity_after(uint32_t step, int64_t shard) const;
   // What step `step` has left, for a checkpoint; whole as long as the step's generation is.
   CheckpointState state_after(uint32_t step) const;
   // Copies it to the snapshot, and returns it as it lies there. Calls `beat` after every array.

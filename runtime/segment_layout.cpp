@@ -85,16 +85,19 @@ void plan_gradients(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& pl
 
 void plan_residuals(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& plan) {
   const uint64_t begin = cursor.take(0, kPageBytes);
-  const auto take = [&] {
-    plan.residual_offsets.push_back(cursor.take(2 * plan.state_array_bytes, kPageBytes));
+  const auto take = [&](std::vector<uint64_t>& offsets) {
+    offsets.push_back(cursor.take(2 * plan.state_array_bytes, kPageBytes));
   };
   for (int rank = 0; rank < inputs.ranks && inputs.residuals == SegmentInputs::ResidualsOf::kShards; ++rank) {
     const uint64_t first = cursor.take(0, kPageBytes);
-    for (int64_t i = deal(rank, inputs.ranks, inputs.shards).count(); i > 0; --i) take();
+    for (int64_t i = deal(rank, inputs.ranks, inputs.shards).count(); i > 0; --i) {
+      take(plan.residual_offsets);
+      if (inputs.velocities) take(plan.velocity_offsets);
+    }
     plan.homes.push_back({cursor.since(first), rank});
   }
   if (inputs.residuals == SegmentInputs::ResidualsOf::kHost) {
-    take();
+    take(plan.residual_offsets);
     for (int generation = 0; generation < 2; ++generation) {
       add_homes_of_slices(inputs, plan.residual_offsets[0] + generation * plan.state_array_bytes, plan);
     }
@@ -169,7 +172,8 @@ SegmentPlan plan_segment(const SegmentInputs& inputs) {
   if (inputs.residual_arrays() > 0) {
     plan.parts.push_back({inputs.residuals == SegmentInputs::ResidualsOf::kHost
                               ? "residual of the host, 2 generations"
-                              : "residuals of shards, 2 generations",
+                          : inputs.velocities ? "residuals and velocities of shards, 2 generations"
+                                              : "residuals of shards, 2 generations",
                           plan.residuals.bytes});
   }
   if (inputs.snapshot) plan.parts.push_back({"snapshot for checkpoints", plan.snapshot.bytes});

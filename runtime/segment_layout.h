@@ -9,10 +9,10 @@
 //
 // With --clip there is a section of norms behind the versions (norm_meeting.h). With --compress topk there
 // are residuals behind the gradients: 2 generations for each shard, on the node of the rank that computes it
-// (--compress-where all), or 2 for the host (bridge). Where checkpoints are made during the run there is a
-// snapshot behind them: the arrays of one generation. There are 0, 1 or 2 arrays of moments. With --staleness
-// 1 there is a third generation of weights behind the two of weights and moments, and gradients have two sets
-// of buffers, not one.
+// (--compress-where all), and beside them as many velocities (--momentum-correction on); or 2 for the host
+// (bridge). Where checkpoints are made during the run there is a snapshot behind them: the arrays of one
+// generation. There are 0, 1 or 2 arrays of moments. With --staleness 1 there is a third generation of
+// weights behind the two of weights and moments, and gradients have two sets of buffers, not one.
 //
 // Sections start on pages. Everything inside is 64-byte aligned, words of different ranks 128 bytes apart or
 // more. Who writes what is said at each field; nothing is allocated after the fork and no lock lives here.
@@ -134,7 +134,8 @@ struct SegmentInputs {
   bool norms = false;       // whether ranks meet for the norm of the gradient
   // Who keeps what top-k has not sent.
   enum class ResidualsOf : uint8_t { kNobody, kShards, kHost } residuals = ResidualsOf::kNobody;
-  bool snapshot = false;  // whether checkpoints are made during the run
+  bool velocities = false;  // whether shards that have residuals keep the momentum of their gradients too
+  bool snapshot = false;    // whether checkpoints are made during the run
   DatasetInfo dataset;
 
   // While step k computes on what step k-2 wrote, step k-1 still reads that and writes another; should step
@@ -144,11 +145,13 @@ struct SegmentInputs {
   int all_state_arrays() const { return 2 * state_arrays + staleness; }
   // What goes on from a step needs: weights, moments, and with staleness the weights before.
   int snapshot_arrays() const {
-    return snapshot ? state_arrays + staleness + static_cast<int>(residual_arrays()) : 0;
+    return snapshot ? state_arrays + staleness + static_cast<int>(residual_arrays() + velocity_arrays()) : 0;
   }
-  int64_t residual_arrays() const {  // of one generation
+  // Of one generation.
+  int64_t residual_arrays() const {
     return residuals == ResidualsOf::kShards ? shards : residuals == ResidualsOf::kHost ? 1 : 0;
   }
+  int64_t velocity_arrays() const { return velocities ? shards : 0; }
 
   ExchangePlan exchange() const { return {algorithm, ranks, shards, buckets.extents, domains}; }
 };
@@ -164,7 +167,8 @@ struct SegmentPlan {
   uint64_t gradient_buffer_bytes = 0;
   std::vector<int> gradient_buffers;       // per rank, in each set
   std::vector<uint64_t> gradient_offsets;  // per rank: bytes from the segment's start
-  std::vector<uint64_t> residual_offsets;  // per shard, or of the host: of its two generations, likewise
+  // Per shard, or of the host: of two generations, likewise. Empty where there are none.
+  std::vector<uint64_t> residual_offsets, velocity_offsets;
   uint64_t train_images = 0, train_labels = 0, test_images = 0,
            test_labels = 0;  // bytes from the segment's start
 

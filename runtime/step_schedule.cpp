@@ -21,7 +21,8 @@ StepSchedule::StepSchedule(const TrainConfig& config, int64_t images)
                                          : Shape::kConstant),
       warmup_(config.warmup),
       decay_every_(config.decay_every.value_or(kDecayEvery)),
-      decay_factor_(config.decay_factor.value_or(kDecayFactor)) {
+      decay_factor_(config.decay_factor.value_or(kDecayFactor)),
+      ratio_(config.ratio.value_or(kRatio)) {
   const bool keep = config.last_batch == "keep";
   steps_per_epoch_ = keep ? (images + batch_ - 1) / batch_ : images / batch_;
   if (steps_per_epoch_ == 0) {
@@ -31,6 +32,7 @@ StepSchedule::StepSchedule(const TrainConfig& config, int64_t images)
         "batch of at most {} or --last-batch keep",
         batch_, images, images);
   }
+  ratio_warmup_ = config.ratio_warmup.value_or(kRatioWarmup) * static_cast<double>(steps_per_epoch_);
   steps_ = config.steps.value_or(config.epochs * steps_per_epoch_);
   if (steps_ >= int64_t{1} << 31) {
     throw UserError::format("{} steps are too many: a run has less than 2^31; use fewer --epochs or --steps",
@@ -71,6 +73,17 @@ float StepSchedule::learning_rate(int64_t step) const {
     share = 0.5 * (1 + std::cos(std::numbers::pi * done));
   }
   return static_cast<float>(learning_rate_ * share);
+}
+
+TopKStep StepSchedule::top_k(int64_t step) const {
+  TopKStep now{.ratio = ratio_};
+  const auto done = static_cast<double>(step - 1);
+  if (done < ratio_warmup_ && ratio_ < kFirstRatio) {
+    now.ratio = kFirstRatio * std::pow(ratio_ / kFirstRatio, done / ratio_warmup_);
+  }
+  if (step > 1) now.residual_scale = learning_rate(step - 1) / learning_rate(step);
+  if (!std::isfinite(now.residual_scale)) now.residual_scale = 1;  // drops have come down to nothing
+  return now;
 }
 
 }  // namespace annulus

@@ -26,6 +26,22 @@ inline uint32_t version_read(uint32_t step, int staleness) {
   return step > before ? step - before : 0;
 }
 
+// Where --ratio-warmup begins, unless --ratio is more.
+inline constexpr double kFirstRatio = 0.25;
+
+// How --compress topk selects in one step.
+struct TopKStep {
+  // The share of a weight's gradient that is sent: --ratio, to which it falls from kFirstRatio, by the same
+  // factor in each step, over the epochs of --ratio-warmup (Lin et al., "Deep Gradient Compression", ICLR
+  // 2018).
+  double ratio = 1;
+  // What residuals are multiplied by: the learning rate of the step before over this one's. They wait for
+  // many steps, while the rate changes, and so count at the rate of the step that they are from (Zheng, Huang
+  // and Kwok, "Communication-Efficient Distributed Blockwise Momentum SGD with Error-Feedback", NeurIPS
+  // 2019).
+  float residual_scale = 1;
+};
+
 class StepSchedule {
  public:
   // `images`: in the training set. Throws UserError if not even one batch is to be had, or if the warm-up is
@@ -45,6 +61,7 @@ class StepSchedule {
   //   cosine    falls from there to zero by half a cosine over the remaining steps (Loshchilov and Hutter,
   //             "SGDR", ICLR 2017, without restarts)
   float learning_rate(int64_t step) const;
+  TopKStep top_k(int64_t step) const;
 
  private:
   enum class Shape { kConstant, kStep, kCosine };
@@ -61,6 +78,8 @@ class StepSchedule {
   int64_t warmup_;
   int64_t decay_every_;  // epochs
   double decay_factor_;
+  double ratio_;
+  double ratio_warmup_;  // steps
 };
 
 }  // namespace annulus

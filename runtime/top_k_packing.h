@@ -1,11 +1,13 @@
 // TopKPacking: what hosts send of a slice with --compress topk: of each weight the largest elements of this
 // host's sum with what was left of earlier ones, all else whole.
 //
-//   message   | all that is sent whole, fp32 | per weight: bytes u32, exponent i32, sparse vector |
+//   message, per weight   | bytes u32 | exponent i32 | sparse vector |
 //
-// Values are scaled by a power of two, so that the largest fits fp16 well, and rounded to it; what rounding
-// takes away is left for later too. So in every step sent + new residual = sum + residual, element by
-// element. Where a value is not finite the vector has fp32 values, and everybody sees it.
+// All hosts add the messages up in the order of hosts, so they have the same bits. Values are scaled by a
+// power of two, so that the largest fits fp16 well, and rounded to it; what rounding takes away is left for
+// later too. So in every step sent + new residual = sum + residual, element by element, residuals scaled as
+// TopKStep says, which also says how many are sent. Where a value is not finite the vector has fp32 values,
+// and everybody sees it.
 //
 // Weights are those of whole parameters: BucketPlan cuts slices accordingly.
 #pragma once
@@ -20,6 +22,7 @@
 #include "kernels/network_plan.h"
 #include "kernels/top_k.h"
 #include "runtime/buckets.h"
+#include "runtime/step_schedule.h"
 
 namespace annulus {
 
@@ -31,9 +34,10 @@ class TopKPacking final : public BridgePacking {
     std::function<float*(uint32_t step)> gradients;
     std::function<float*(uint32_t step)> residual;
   };
-  TopKPacking(double ratio, const NetworkPlan& network, const BucketPlan& buckets,
+  TopKPacking(const StepSchedule& schedule, const NetworkPlan& network, const BucketPlan& buckets,
               const std::vector<ShardRange>& slices, Arrays arrays);
 
+  std::span<float> whole(int bucket) override { return buckets_[bucket].whole; }
   std::span<const std::byte> pack(uint32_t step, int bucket) override;
   uint64_t most_bytes(int bucket) const override { return buckets_[bucket].most_bytes; }
   void unpack(uint32_t step, int bucket, const std::vector<std::span<const std::byte>>& messages) override;
@@ -41,11 +45,12 @@ class TopKPacking final : public BridgePacking {
  private:
   struct Weight {
     int64_t offset = 0, elements = 0;  // padding included
-    int64_t sent = 0;                  // of them
+    int64_t unpadded = 0;
   };
   struct Bucket {
     std::vector<Weight> weights;
-    std::vector<ShardRange> whole;  // parameters, or parts of them, that are small
+    std::vector<ShardRange> small;  // parameters, or parts of them, that go whole
+    std::vector<float> whole;       // them, one after the other
     uint64_t most_bytes = 0;
   };
   struct Sparse {
@@ -53,20 +58,17 @@ class TopKPacking final : public BridgePacking {
     std::vector<float> values;
   };
   std::size_t pack_weight(uint32_t step, const Weight& weight, std::span<std::byte> out);
-  // Takes the next weight off the message's front.
-  void unpack_weight(const Weight& weight, std::span<const std::byte>& message, Sparse& into) const;
-  // Over the hosts [lo, hi), in the order of the summation tree; the result is in sums_[lo].
-  void sum_sparse(int lo, int hi);
-  void sum_whole(int lo, int hi);
+  // Takes the next weight off the message's front, to unpacked_.
+  void unpack_weight(const Weight& weight, std::span<const std::byte>& message);
 
   std::vector<Bucket> buckets_;
+  const StepSchedule schedule_;
   const Arrays arrays_;
   TopK top_k_;
   std::vector<std::byte> message_;
   std::vector<float> scaled_;
   std::vector<uint16_t> rounded_;
-  std::vector<Sparse> sums_;  // by host; of what is sent whole the values alone
-  Sparse merged_;
+  Sparse unpacked_;
 };
 
 }  // namespace annulus

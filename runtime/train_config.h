@@ -61,10 +61,12 @@ struct TrainConfig {
   // How gradients travel.
   std::string algorithm = "auto";  // auto, direct, ring, hierarchical
   double bucket_mb = 25;
-  std::string comm_thread = "auto";  // auto, inline, sibling, or a list of CPUs like "2,3"
-  int staleness = 0;                 // 1: gradients are those of the weights one update back
-  std::string compress = "none";     // none, fp16, bf16, topk
-  std::optional<double> ratio;       // of topk: share of a weight's gradient that is sent; absent: kRatio
+  std::string comm_thread = "auto";    // auto, inline, sibling, or a list of CPUs like "2,3"
+  int staleness = 0;                   // 1: gradients are those of the weights one update back
+  std::string compress = "none";       // none, fp16, bf16, topk
+  std::optional<double> ratio;         // of topk: share of a weight's gradient that is sent; absent: kRatio
+  std::optional<double> ratio_warmup;  // epochs over which it falls to that; absent: kRatioWarmup
+  bool momentum_correction = false;    // with topk and an optimizer that has momentum
   std::string compress_where = "bridge";  // between hosts alone; all: of every shard
 
   // Around the run.
@@ -83,8 +85,9 @@ struct TrainConfig {
 inline constexpr int64_t kDecayEvery = 30;
 inline constexpr double kDecayFactor = 0.1;
 
-// Usual value of --ratio.
+// Usual values of --ratio and --ratio-warmup.
 inline constexpr double kRatio = 0.01;
+inline constexpr double kRatioWarmup = 1;
 
 // With workers (of each host) and shards (of all) as numbers.
 inline TrainConfig resolved(TrainConfig config, int workers) {
@@ -116,6 +119,11 @@ inline bool keeps_host_residual(const TrainConfig& config) {
 
 inline bool uses_momentum(const TrainConfig& config) {
   return config.optimizer == "momentum" || config.optimizer == "nesterov";
+}
+
+// Whether momentum is that of each shard's gradient before top-k, not that of what was sent.
+inline bool corrects_momentum(const TrainConfig& config) {
+  return keeps_residuals(config) && uses_momentum(config) && config.momentum_correction;
 }
 
 inline bool uses_adam(const TrainConfig& config) {

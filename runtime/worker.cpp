@@ -136,6 +136,7 @@ void Worker::prepare() {
   if (keeps_residuals(run_.config)) {
     for (int64_t shard = shards_.begin; shard < shards_.end; ++shard) {
       populate(segment_.residual_after(0, shard), both, beat);
+      if (float* const velocity = segment_.velocity_after(0, shard)) populate(velocity, both, beat);
     }
   }
   populate(segment_.base(), plan.state.offset, beat);  // header, ranks, versions, rings
@@ -207,7 +208,7 @@ void Worker::make_bridge() {
   const BridgePlan plan = run_.bridge(rank_);
   if (keeps_host_residual(run_.config)) {
     wiring.packing = std::make_unique<TopKPacking>(
-        run_.config.ratio.value_or(kRatio), run_.network, run_.buckets, plan.slices,
+        run_.schedule, run_.network, run_.buckets, plan.slices,
         TopKPacking::Arrays{.gradients = [this](uint32_t step) { return gradients(step, 0); },
                             .residual = [this](uint32_t step) { return segment_.residual_after(step, 0); }});
   }
@@ -273,6 +274,8 @@ float* Worker::restored_array(const CheckpointTensor& tensor) const {
       return step == 0 ? nullptr : segment_.weights_after(step - 1);
     case StateArray::kResidual:
       return segment_.residual_after(step, tensor.shard);
+    case StateArray::kVelocity:
+      return segment_.velocity_after(step, tensor.shard);
   }
   return nullptr;
 }
@@ -353,6 +356,7 @@ bool Worker::admit(uint32_t step) {
   updating_step_ = step;
   update_stores_.weights = weight_store_.choose(run_.buckets.elements);
   update_ = OptimizerStep(run_.config, step, run_.schedule.learning_rate(step));
+  compression_.begin(run_.schedule.top_k(step));
   exchange_->begin(step);
   return true;
 }
@@ -485,9 +489,11 @@ bool Worker::backward(uint32_t step, const float* weights, int64_t shard, bool e
 void Worker::finish_bucket(uint32_t step, int bucket, int64_t shard, bool last) {
   const BucketExtent& extent = run_.buckets.extents[bucket];
   const RankSum::Shard& sums = sum_plan_.shards[shard - shards_.begin];
-  // Where there are residuals the step has been admitted, so nobody needs those of the step before the last.
-  compression_.apply(bucket, gradients(step, sums.buffer), segment_.residual_after(step - 1, shard),
-                     segment_.residual_after(step, shard));
+  // Where shards keep anything the step has been admitted, so nobody needs that of the step before the last.
+  const auto kept_after = [&](uint32_t of) {
+    return ShardState{segment_.residual_after(of, shard), segment_.velocity_after(of, shard)};
+  };
+  compression_.apply(bucket, gradients(step, sums.buffer), kept_after(step - 1), kept_after(step));
   for (const RankSum::Add& sum : sums.adds) {
     float* into = gradients(step, sum.into) + extent.offset;
     add(extent.blocks * kBlockElements, into, gradients(step, sum.from) + extent.offset, into);
@@ -509,8 +515,13 @@ void Worker::apply(int64_t offset, int64_t count, const float* sum) {
     for (int64_t i = 0; i < count; ++i) clipped_[i] = factor * sum[i];
     sum = clipped_;
   }
-  update_.apply(count, sum, state_after(updating_step_ - 1) + offset, state_after(updating_step_) + offset,
-                update_stores_);
+  for (int64_t done = 0; done < count;) {
+    const int64_t at = offset + done;
+    const auto run = compression_.momentum_of(at, offset + count);
+    update_.apply(run.count, sum + done, state_after(updating_step_ - 1) + at,
+                  state_after(updating_step_) + at, update_stores_, run.corrected);
+    done += run.count;
+  }
 }
 
 // Batches of test images are dealt out to ranks in turn. Reads the generation that `step` wrote, which stays

@@ -72,31 +72,44 @@ float sum_over(int hosts, uint32_t step, int64_t i) {
   return sum;
 }
 
-// Sends slices as they are.
-class WholeSlices final : public BridgePacking {
+// Sends slices as they are: the last one whole, to be summed on the way, the others as messages.
+class PackedSlices final : public BridgePacking {
  public:
-  explicit WholeSlices(float* array) : array_(array) {}
+  explicit PackedSlices(float* array) : array_(array), whole_(kSlices.back().count()) {}
+  std::span<float> whole(int bucket) override {
+    return is_whole(bucket) ? std::span<float>(whole_) : std::span<float>();
+  }
   std::span<const std::byte> pack(uint32_t, int bucket) override {
-    message_.assign(array_ + kSlices[bucket].begin, array_ + kSlices[bucket].end);
+    const std::span<const float> slice(array_ + kSlices[bucket].begin, kSlices[bucket].count());
+    if (is_whole(bucket)) std::copy(slice.begin(), slice.end(), whole_.begin());
+    message_.assign(slice.begin(), is_whole(bucket) ? slice.begin() : slice.end());
     return std::as_bytes(std::span(message_));
   }
-  uint64_t most_bytes(int bucket) const override { return kSlices[bucket].count() * sizeof(float); }
+  uint64_t most_bytes(int bucket) const override {
+    return is_whole(bucket) ? 0 : kSlices[bucket].count() * sizeof(float);
+  }
   void unpack(uint32_t, int bucket, const std::vector<std::span<const std::byte>>& messages) override {
-    const ShardRange& slice = kSlices[bucket];
-    std::fill(array_ + slice.begin, array_ + slice.end, 0.0f);
+    const std::span<float> slice(array_ + kSlices[bucket].begin, kSlices[bucket].count());
+    if (is_whole(bucket)) {
+      std::copy(whole_.begin(), whole_.end(), slice.begin());
+      return;
+    }
+    std::fill(slice.begin(), slice.end(), 0.0f);
     for (const auto& message : messages) {
-      if (message.size() != most_bytes(bucket)) throw LinkError("a message of another length");
-      for (int64_t i = 0; i < slice.count(); ++i) {
+      if (message.size() != slice.size_bytes()) throw LinkError("a message of another length");
+      for (std::size_t i = 0; i < slice.size(); ++i) {
         float one;
         std::memcpy(&one, message.data() + i * sizeof one, sizeof one);
-        array_[slice.begin + i] += one;
+        slice[i] += one;
       }
     }
   }
 
  private:
+  static bool is_whole(int bucket) { return bucket + 1 == std::ssize(kSlices); }
+
   float* array_;
-  std::vector<float> message_;
+  std::vector<float> whole_, message_;
 };
 
 // How an attempt ended on one host.
@@ -145,7 +158,7 @@ class Hosts {
         BridgePlan{.hosts = count(), .node = node, .slices = kSlices},
         Bridge::Wiring{.connect = std::move(connect),
                        .arrays = {arrays_[node].data()},
-                       .packing = packed_ ? std::make_unique<WholeSlices>(arrays_[node].data()) : nullptr,
+                       .packing = packed_ ? std::make_unique<PackedSlices>(arrays_[node].data()) : nullptr,
                        .attempt = attempt,
                        .wake = [] {}});
   }

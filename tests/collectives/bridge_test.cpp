@@ -208,9 +208,12 @@ TEST(Bridge, MeetsOnlyItsOwnAttempt) {
 // Packs nothing but the first element of each block, and counts what it is asked for.
 class FirstOfBlocks final : public BridgePacking {
  public:
-  FirstOfBlocks(float* array, std::vector<ShardRange> slices) : array_(array), slices_(std::move(slices)) {}
+  FirstOfBlocks(float* array, std::vector<ShardRange> slices)
+      : array_(array), slices_(std::move(slices)), whole_(slices_.size(), std::vector<float>(kBlock)) {}
+  std::span<float> whole(int bucket) override { return whole_[bucket]; }
   std::span<const std::byte> pack(uint32_t step, int bucket) override {
     message_.clear();
+    whole_[bucket].assign(kBlock, static_cast<float>(bucket) + array_[0]);
     for (int64_t i = slices_[bucket].begin; i < slices_[bucket].end; i += kBlock) {
       // As many bytes as step and block say, so that messages have frames in any number.
       message_.insert(message_.end(), (i / kBlock + step) % 3 * 100'000 + 1, array_[i]);
@@ -222,6 +225,7 @@ class FirstOfBlocks final : public BridgePacking {
   }
   void unpack(uint32_t, int bucket, const std::vector<std::span<const std::byte>>& messages) override {
     for (int64_t i = slices_[bucket].begin; i < slices_[bucket].end; ++i) array_[i] = 0;
+    whole_sum = whole_[bucket][kBlock - 1];
     for (const auto& message : messages) {
       float first = 0;
       if (message.size() >= sizeof first) std::memcpy(&first, message.data(), sizeof first);
@@ -229,9 +233,12 @@ class FirstOfBlocks final : public BridgePacking {
     }
   }
 
+  float whole_sum = 0;  // of the last bucket
+
  private:
   float* array_;
   std::vector<ShardRange> slices_;
+  std::vector<std::vector<float>> whole_;
   std::vector<float> message_;
 };
 
@@ -240,11 +247,14 @@ TEST(Bridge, GathersPackedMessages) {
     const std::vector<ShardRange> slices{{0, 2 * kBlock}, {2 * kBlock, 2 * kBlock}, {3 * kBlock, 6 * kBlock}};
     Hosts hosts(count, slices);
     std::vector<std::vector<float>> arrays(count);
+    std::vector<FirstOfBlocks*> packings;
     std::vector<std::unique_ptr<Bridge>> bridges;
     for (int node = 0; node < count; ++node) {
       arrays[node].resize(6 * kBlock);
+      auto packing = std::make_unique<FirstOfBlocks>(arrays[node].data(), slices);
+      packings.push_back(packing.get());
       bridges.push_back(hosts.bridge(
-          node, arrays[node].data(), [] {}, 1, std::make_unique<FirstOfBlocks>(arrays[node].data(), slices)));
+          node, arrays[node].data(), [] {}, 1, std::move(packing)));
     }
     for (uint32_t step = 1; step <= 4; ++step) {
       for (int node = 0; node < count; ++node) {
@@ -261,6 +271,8 @@ TEST(Bridge, GathersPackedMessages) {
         EXPECT_EQ(arrays[node][0], sum);
         EXPECT_EQ(arrays[node][3 * kBlock], sum);
         EXPECT_EQ(arrays[node][3 * kBlock + 1], 0);
+        // Each host's first element is the sum by then, as the first bucket is done.
+        EXPECT_EQ(packings[node]->whole_sum, count * (2 + sum));
       }
     }
   }
@@ -274,6 +286,7 @@ TEST(Bridge, PacksOnlyWhatAllHostsHaveBegun) {
   struct Watched final : BridgePacking {
     Watched(float* array, std::vector<ShardRange> slices, std::atomic<int>& packed)
         : inner(array, std::move(slices)), packed(packed) {}
+    std::span<float> whole(int bucket) override { return inner.whole(bucket); }
     std::span<const std::byte> pack(uint32_t step, int bucket) override {
       ++packed;
       return inner.pack(step, bucket);

@@ -78,6 +78,7 @@ TEST_F(SameBits, EveryOptimizerAugmentationAndCompressionIsTheSameOnAnyNumberOfW
       {"--compress", "bf16", "--compress-where", "all"},
       {"--compress", "topk", "--compress-where", "all"},
       {"--compress", "topk", "--compress-where", "all", "--ratio", "0.1"},
+      {"--compress", "topk", "--compress-where", "all", "--momentum-correction", "on"},
   };
   std::set<std::string> checksums;
   for (const Words& way : ways) {

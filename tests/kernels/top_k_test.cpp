@@ -51,16 +51,16 @@ Floats any_bits(int64_t n, unsigned seed) {
 
 // Selects once, in place or not, and compares with the reference; the residual becomes the new one.
 void expect_reference_bits(TopK& top, int64_t k, std::span<const float> gradient, std::span<float> residual,
-                           bool in_place) {
+                           bool in_place, float scale = 1) {
   const auto n = static_cast<int64_t>(gradient.size());
   Floats expected_residual(n);
   const SparseVector expected =
-      top_k_reference(k, n, gradient.data(), residual.data(), expected_residual.data());
+      top_k_reference(k, n, gradient.data(), residual.data(), expected_residual.data(), scale);
 
   Floats elsewhere(in_place ? 0 : n, NAN);
   const Floats residual_before(residual.begin(), residual.end());
   float* const new_residual = in_place ? residual.data() : elsewhere.data();
-  const SparseView sent = top.select(k, n, gradient.data(), residual.data(), new_residual);
+  const SparseView sent = top.select(k, n, gradient.data(), residual.data(), new_residual, scale);
 
   ASSERT_EQ(std::vector<uint32_t>(sent.indices.begin(), sent.indices.end()), expected.indices);
   ASSERT_EQ(bits_of(sent.values), bits_of(expected.values));
@@ -122,12 +122,22 @@ TEST(TopK, HasTheBitsOfTheReferenceOnEveryTarget) {
           TopK top;
           Floats residual = normals(n, 1);
           for (unsigned step = 0; step < 3; ++step) {
-            expect_reference_bits(top, k, normals(n, 2 + step), residual, in_place);
+            const float scale = step == 0 ? 1.0F : 0.7F + static_cast<float>(step);
+            expect_reference_bits(top, k, normals(n, 2 + step), residual, in_place, scale);
           }
         }
       }
     }
   });
+}
+
+TEST(TopK, ScalesTheResidualAndNotTheGradient) {
+  const Floats gradient = {1, -5, 3, 0}, residual = {6, 4, 1, -3};  // sums 4 -3 3.5 -1.5
+  Floats rest(4);
+  TopK top;
+  const SparseView sent = top.select(2, 4, gradient.data(), residual.data(), rest.data(), 0.5F);
+  EXPECT_EQ(Floats(sent.values.begin(), sent.values.end()), (Floats{4, 3.5F}));
+  EXPECT_EQ(rest, (Floats{0, -3, 0, -1.5F}));
 }
 
 TEST(TopK, OfSomeTakesTheLargest) {

@@ -151,6 +151,13 @@ TEST(BenchAccuracyOptions, AreThoseOfTrainingAndListsOfWhatIsCompared) {
   EXPECT_EQ(plain.ratios, (std::vector{0.1, 0.01, 0.001}));
   EXPECT_EQ(plain.seeds, 3);
   EXPECT_EQ(plain.config.epochs, 5);
+  EXPECT_EQ(plain.config.optimizer, "nesterov");
+  EXPECT_EQ(plain.config.ratio_warmup, 1);
+  EXPECT_TRUE(corrects_momentum(plain.config));
+  EXPECT_TRUE(check_combinations(plain.config, 2).empty());
+  EXPECT_FALSE(corrects_momentum(accuracy({"--momentum-correction", "off"}).config));
+  // Adam has no momentum to correct.
+  EXPECT_TRUE(check_combinations(accuracy({"--optimizer", "adam"}).config, 2).empty());
   const BenchAccuracyOptions full =
       accuracy({"--ratio", "0.5", "--seeds", "1", "--model", "mlp", "--steps", "7"});
   EXPECT_EQ(full.ratios, (std::vector{0.5}));

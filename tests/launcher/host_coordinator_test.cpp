@@ -174,7 +174,22 @@ TEST(HostMember, ARecoveryIsExplainedOnceAnotherHostHasSaidWhy) {
   member.receive({.kind = Kind::kAbort, .attempt = 1, .text = "host a: rank 2 died"});
   EXPECT_TRUE(member.is_explained(1));
   EXPECT_FALSE(member.is_explained(2));
-  EXPECT_EQ(member.take_news(), std::vector<std::string>{"host a: rank 2 died"});
+}
+
+TEST(HostMember, WarningsComeToTheFirstHost) {
+  std::vector<HostMessage> sent;
+  HostMember first(0, [&](const HostMessage& message) { sent.push_back(message); });
+  HostMember other(1, [&](const HostMessage& message) { sent.push_back(message); });
+  first.warn("of its own");
+  EXPECT_TRUE(sent.empty());
+  other.warn("rank 0 is slow");
+  HostCoordinator coordinator({"a", "b"});
+  const Orders orders = coordinator.receive(1, sent.at(0));
+  ASSERT_EQ(orders.size(), 1u);
+  EXPECT_EQ(orders[0].first, 0);
+  first.receive(orders[0].second);
+  EXPECT_EQ(first.take_news(), std::vector<std::string>{"host b: rank 0 is slow"});
+  EXPECT_TRUE(first.take_news().empty());
 }
 
 TEST(HostMember, WithoutItsCoordinatorAHostDecidesForItself) {

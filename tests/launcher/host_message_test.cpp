@@ -24,6 +24,7 @@ const std::vector<HostMessage> kAll = {
     {.kind = Kind::kResume, .attempt = 4, .step = 17},
     {.kind = Kind::kFinished, .attempt = 4},
     {.kind = Kind::kDismiss},
+    {.kind = Kind::kWarn, .text = "rank 0 is slow"},
     {.kind = Kind::kStop, .code = 2},
     {.kind = Kind::kQuit, .code = 15},
     {.kind = Kind::kFailed, .code = 137, .text = "budget"},

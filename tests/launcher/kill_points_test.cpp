@@ -95,6 +95,7 @@ constexpr TinyWay kWithCheckpoints[] = {
        config.checkpoint_every = 2;
        config.compress = "topk";
        config.compress_where = "all";
+       config.momentum_correction = true;
      }},
 };
 INSTANTIATE_TEST_SUITE_P(WithCheckpoints, KillPoints, testing::ValuesIn(kWithCheckpoints), name_of_way);

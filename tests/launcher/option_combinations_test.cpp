@@ -128,6 +128,39 @@ TEST(Options, OnlyTopKHasARatio) {
   EXPECT_NE(refused({"--compress", "topk", "--compress-where", "all", "--staleness", "1"}), "(accepted)");
 }
 
+TEST(Options, OnlyTopKHasAWarmUpOfItsRatioAndMomentumToCorrect) {
+  EXPECT_EQ(train({"--compress", "topk"}).ratio_warmup, 1);
+  EXPECT_FALSE(train({"--compress", "topk"}).momentum_correction);
+  const TrainConfig given = train({"--compress", "topk", "--ratio-warmup", "0.5", "--compress-where", "all",
+                                   "--momentum-correction", "on"});
+  EXPECT_EQ(given.ratio_warmup, 0.5);
+  EXPECT_TRUE(corrects_momentum(given));
+  EXPECT_TRUE(check_combinations(given, 1).empty());
+  const ConfigFile saved(to_yaml(given));
+  EXPECT_EQ(to_yaml(train({"--config", saved.path()})), to_yaml(given));
+  // From a file they go with what the command line replaced.
+  EXPECT_TRUE(check_combinations(train({"--config", saved.path(), "--compress", "none"}), 1).empty());
+  EXPECT_TRUE(check_combinations(train({"--config", saved.path(), "--optimizer", "adam"}), 1).empty());
+  const auto refused = [](const Words& words) {
+    return refusal([&] { check_combinations(train(words), 1); });
+  };
+  EXPECT_EQ(refused({"--ratio-warmup", "2"}),
+            "--ratio-warmup 2: --compress none has no ratio; leave it out, or give --compress topk");
+  EXPECT_EQ(refused({"--compress", "bf16", "--momentum-correction", "on"}),
+            "--momentum-correction on: --compress bf16 sends all elements, whose momentum needs no "
+            "correction; leave it out, or give --compress topk");
+  EXPECT_EQ(refused({"--compress", "topk", "--momentum-correction", "on", "--optimizer", "adam"}),
+            "--momentum-correction on: adam has no momentum; leave it out, or give --optimizer momentum or "
+            "nesterov");
+  EXPECT_EQ(refused({"--compress", "topk", "--momentum-correction", "on"}),
+            "--momentum-correction on: momentum of its own has each shard, not each host; leave it out, or "
+            "give --compress-where all");
+  EXPECT_EQ(refused({"--compress", "topk", "--compress-where", "all", "--momentum-correction", "on", "--clip",
+                     "1"}),
+            "--clip 1: with --momentum-correction on the norm would be that of momenta, not of the "
+            "gradient; leave it out, or give --momentum-correction off");
+}
+
 TEST(Options, CompressionBetweenHostsSaysThatThereIsOneBox) {
   const std::vector<std::string> notes = check_combinations(train({"--compress", "topk"}), 2);
   ASSERT_EQ(notes.size(), 1U);

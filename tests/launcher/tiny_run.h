@@ -44,6 +44,7 @@ inline constexpr TinyWay kTinyWays[] = {
        config.compress = "topk";
        config.ratio = 0.1;
        config.compress_where = "all";
+       config.momentum_correction = true;
      }},
 };
 

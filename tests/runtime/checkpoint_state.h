@@ -30,6 +30,7 @@ struct StateOfRun {
       case StateArray::kPrevious:
         return previous.data();
       case StateArray::kResidual:
+      case StateArray::kVelocity:
         return nullptr;  // its plans keep none
     }
     return nullptr;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <numeric>
 #include <random>
+#include <string>
 
 #include "kernels/network.h"
 #include "runtime/models.h"
@@ -44,7 +45,7 @@ class GradientCompressionTest : public testing::Test {
   void apply(const TrainConfig& config, std::vector<float>& gradient) const {
     GradientCompression compression(config, network_, buckets_);
     for (int b = 0; b < std::ssize(buckets_.extents); ++b) {
-      compression.apply(b, gradient.data(), nullptr, nullptr);
+      compression.apply(b, gradient.data(), {}, {});
     }
   }
 
@@ -89,39 +90,88 @@ TEST_F(GradientCompressionTest, rounds_every_gradient_and_no_statistic) {
 }
 
 // Stich et al., "Sparsified SGD with Memory" (2018): what was sent and what is kept are together all that
-// there was, in every step.
+// there was, in every step. With momentum correction that is the velocity (Lin et al., "Deep Gradient
+// Compression", 2018).
 TEST_F(GradientCompressionTest, sends_the_largest_of_each_weight_and_keeps_the_rest) {
-  constexpr double kShare = 0.01;
-  GradientCompression compression(config_of("topk", kShare), network_, buckets_);
-  std::vector<float> residual(buckets_.elements), next(buckets_.elements);
-  for (unsigned step = 1; step <= 4; ++step) {
-    SCOPED_TRACE(testing::Message() << "step " << step);
-    const std::vector<float> gradient = random_gradient(step);
-    std::vector<float> sent = gradient;
-    for (int b = 0; b < std::ssize(buckets_.extents); ++b) {
-      compression.apply(b, sent.data(), residual.data(), next.data());
-    }
-    each_parameter([&](const ParameterPlan& parameter, int64_t offset, int64_t elements) {
-      if (!has_residual(parameter.role)) {
-        for (int64_t i = offset; i < offset + elements; ++i) ASSERT_EQ(sent[i], gradient[i]) << i;
-        return;
+  for (const char* const correction : {"none", "momentum", "nesterov"}) {
+    SCOPED_TRACE(correction);
+    TrainConfig config = config_of("topk", 0.01);
+    config.momentum_correction = correction != std::string("none");
+    if (config.momentum_correction) config.optimizer = correction;
+    config.schedule = "step";  // the rate falls to a half with the third step
+    config.decay_every = 1;
+    config.decay_factor = 0.5;
+    config.ratio_warmup = 1;
+    config.batch_size = 10;
+    config.steps = 4;
+    const StepSchedule schedule(config, 20);
+    GradientCompression compression(config, network_, buckets_);
+    std::vector<float> residual(buckets_.elements), next_residual(buckets_.elements);
+    std::vector<float> velocity(buckets_.elements), next_velocity(buckets_.elements);
+    for (unsigned step = 1; step <= 4; ++step) {
+      SCOPED_TRACE(testing::Message() << "step " << step);
+      const std::vector<float> gradient = random_gradient(step);
+      std::vector<float> sent = gradient;
+      compression.begin(schedule.top_k(step));
+      for (int b = 0; b < std::ssize(buckets_.extents); ++b) {
+        compression.apply(b, sent.data(), {residual.data(), velocity.data()},
+                          {next_residual.data(), next_velocity.data()});
       }
-      int64_t count = 0;
-      float smallest_sent = INFINITY, largest_kept = 0;
-      for (int64_t i = offset; i < offset + elements; ++i) {
-        ASSERT_EQ(sent[i] + next[i], gradient[i] + residual[i]) << i;
-        ASSERT_TRUE(sent[i] == 0 || next[i] == 0) << i;
-        if (sent[i] != 0) {
-          ++count;
-          smallest_sent = std::min(smallest_sent, std::abs(sent[i]));
+      const float scale = step == 3 ? 2 : 1;
+      each_parameter([&](const ParameterPlan& parameter, int64_t offset, int64_t elements) {
+        if (!has_residual(parameter.role)) {
+          for (int64_t i = offset; i < offset + elements; ++i) ASSERT_EQ(sent[i], gradient[i]) << i;
+          return;
         }
-        largest_kept = std::max(largest_kept, std::abs(next[i]));
-      }
-      EXPECT_EQ(count, static_cast<int64_t>(std::ceil(kShare * parameter.layout.elements())));
-      EXPECT_GE(smallest_sent, largest_kept);
-    });
-    std::swap(residual, next);
+        int64_t count = 0;
+        float smallest_sent = INFINITY, largest_kept = 0;
+        for (int64_t i = offset; i < offset + elements; ++i) {
+          float own = gradient[i];
+          if (config.momentum_correction) {
+            ASSERT_EQ(next_velocity[i], 0.9F * velocity[i] + gradient[i]) << i;
+            own = config.optimizer == "nesterov" ? gradient[i] + 0.9F * next_velocity[i] : next_velocity[i];
+          }
+          ASSERT_EQ(sent[i] + next_residual[i], own + scale * residual[i]) << i;
+          ASSERT_TRUE(sent[i] == 0 || next_residual[i] == 0) << i;
+          if (sent[i] != 0) {
+            ++count;
+            smallest_sent = std::min(smallest_sent, std::abs(sent[i]));
+          }
+          largest_kept = std::max(largest_kept, std::abs(next_residual[i]));
+        }
+        EXPECT_EQ(count, count_for(step == 1 ? 0.25 : step == 2 ? 0.05 : 0.01, parameter.layout.elements()));
+        EXPECT_GE(smallest_sent, largest_kept);
+      });
+      std::swap(residual, next_residual);
+      std::swap(velocity, next_velocity);
+    }
   }
+}
+
+// Every element belongs to one run, and a run to weights alone or to what is not corrected.
+TEST_F(GradientCompressionTest, says_whose_momentum_the_update_must_not_add) {
+  TrainConfig config = config_of("topk");
+  config.momentum_correction = true;
+  std::vector<bool> corrected(buckets_.elements);
+  const GradientCompression compression(config, network_, buckets_);
+  for (int64_t at = 0; at < buckets_.elements;) {
+    const auto [count, of_weights] = compression.momentum_of(at, buckets_.elements);
+    ASSERT_GE(count, 1);
+    ASSERT_EQ(count % 64, 0);
+    std::fill_n(corrected.begin() + at, count, of_weights);
+    at += count;
+  }
+  each_parameter([&](const ParameterPlan& parameter, int64_t offset, int64_t elements) {
+    for (int64_t i = offset; i < offset + elements; ++i) {
+      ASSERT_EQ(corrected[i], has_residual(parameter.role)) << i;
+    }
+  });
+  EXPECT_EQ(compression.momentum_of(0, 64).count, 64);
+
+  config.momentum_correction = false;
+  const auto all = GradientCompression(config, network_, buckets_).momentum_of(0, buckets_.elements);
+  EXPECT_EQ(all.count, buckets_.elements);
+  EXPECT_FALSE(all.corrected);
 }
 
 }  // namespace

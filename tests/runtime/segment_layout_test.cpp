@@ -13,7 +13,8 @@ namespace annulus {
 namespace {
 
 SegmentInputs inputs_for(Algorithm algorithm, int ranks, int64_t shards, int state_arrays = 2,
-                         int domains = 1, int staleness = 0, bool norms = false, bool residuals = false) {
+                         int domains = 1, int staleness = 0, bool norms = false, bool residuals = false,
+                         bool velocities = false) {
   return {
       .ranks = ranks,
       .shards = shards,
@@ -24,6 +25,7 @@ SegmentInputs inputs_for(Algorithm algorithm, int ranks, int64_t shards, int sta
       .staleness = staleness,
       .norms = norms,
       .residuals = residuals ? SegmentInputs::ResidualsOf::kShards : SegmentInputs::ResidualsOf::kNobody,
+      .velocities = velocities,
       .dataset = describe_synthetic({1, 7, 9}, 10, 1001, 33)};
 }
 
@@ -36,13 +38,14 @@ struct Case {
   int staleness = 0;
   bool norms = false;
   bool residuals = false;
+  bool velocities = false;
 };
 
 class SegmentLayoutOf : public testing::TestWithParam<Case> {
  protected:
-  const SegmentInputs inputs =
-      inputs_for(GetParam().algorithm, GetParam().ranks, GetParam().shards, GetParam().state_arrays,
-                 GetParam().domains, GetParam().staleness, GetParam().norms, GetParam().residuals);
+  const SegmentInputs inputs = inputs_for(GetParam().algorithm, GetParam().ranks, GetParam().shards,
+                                          GetParam().state_arrays, GetParam().domains, GetParam().staleness,
+                                          GetParam().norms, GetParam().residuals, GetParam().velocities);
   const SegmentPlan plan = plan_segment(inputs);
 
   std::vector<Section> sections() const {
@@ -176,12 +179,14 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{Algorithm::kRing, 3, 12, 1, 1, 1}, Case{Algorithm::kDirect, 2, 4, 3},
                     Case{Algorithm::kDirect, 3, 7, 2, 1, 0, true},
                     Case{Algorithm::kRing, 40, 40, 2, 1, 1, true}, Case{Algorithm::kDirect, 3, 3, 3, 1, 1},
-                    Case{Algorithm::kDirect, 3, 7, 2, 1, 0, false, true}),
+                    Case{Algorithm::kDirect, 3, 7, 2, 1, 0, false, true},
+                    Case{Algorithm::kDirect, 3, 7, 2, 1, 0, false, true, true}),
     [](const auto& info) {
-      return fmt::format("{}_{}_ranks_{}_shards_{}_arrays_{}_domains_staleness_{}{}{}",
+      return fmt::format("{}_{}_ranks_{}_shards_{}_arrays_{}_domains_staleness_{}{}{}{}",
                          to_string(info.param.algorithm), info.param.ranks, info.param.shards,
                          info.param.state_arrays, info.param.domains, info.param.staleness,
-                         info.param.norms ? "_norms" : "", info.param.residuals ? "_residuals" : "");
+                         info.param.norms ? "_norms" : "", info.param.residuals ? "_residuals" : "",
+                         info.param.velocities ? "_velocities" : "");
     });
 
 TEST(SegmentLayout, has_room_for_norms_only_where_they_are_asked_for) {

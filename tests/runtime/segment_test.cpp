@@ -179,27 +179,33 @@ TEST(Segment, with_delayed_updates_has_a_third_generation_of_weights_and_a_secon
   }
 }
 
-TEST(Segment, keeps_two_generations_of_residuals_for_each_shard_where_they_are_kept) {
+TEST(Segment, keeps_two_generations_of_residuals_and_velocities_for_each_shard_where_they_are_kept) {
   SegmentInputs inputs = inputs_for(2, 2);
   EXPECT_EQ(Segment(plan_segment(inputs), inputs, 0, kNoBind).residual_after(1, 0), nullptr);
   inputs.shards = 5;
   inputs.residuals = SegmentInputs::ResidualsOf::kShards;
+  EXPECT_EQ(Segment(plan_segment(inputs), inputs, 0, kNoBind).velocity_after(1, 0), nullptr);
+  inputs.velocities = true;
   const Segment segment(plan_segment(inputs), inputs, 0, kNoBind);
   const Section all = segment.header().residuals;
   std::set<float*> arrays;
   for (uint32_t step = 0; step < 2; ++step) {
     for (int64_t shard = 0; shard < 5; ++shard) {
-      float* const array = segment.residual_after(step, shard);
-      EXPECT_EQ(segment.residual_after(step + 2, shard), array);
-      const int64_t offset = reinterpret_cast<std::byte*>(array) - segment.base();
-      EXPECT_GE(offset, static_cast<int64_t>(all.offset));
-      EXPECT_LE(offset + inputs.buckets.elements * 4, static_cast<int64_t>(all.offset + all.bytes));
-      for (float* const other : arrays) EXPECT_GE(std::abs(array - other), inputs.buckets.elements);
-      arrays.insert(array);
+      EXPECT_EQ(segment.residual_after(step + 2, shard), segment.residual_after(step, shard));
+      EXPECT_EQ(segment.velocity_after(step + 2, shard), segment.velocity_after(step, shard));
+      for (float* const array : {segment.residual_after(step, shard), segment.velocity_after(step, shard)}) {
+        const int64_t offset = reinterpret_cast<std::byte*>(array) - segment.base();
+        EXPECT_GE(offset, static_cast<int64_t>(all.offset));
+        EXPECT_LE(offset + inputs.buckets.elements * 4, static_cast<int64_t>(all.offset + all.bytes));
+        for (float* const other : arrays) EXPECT_GE(std::abs(array - other), inputs.buckets.elements);
+        arrays.insert(array);
+      }
     }
   }
   EXPECT_EQ(segment.state_after(3).residuals.size(), 5U);
   EXPECT_EQ(segment.state_after(3).residuals[4], segment.residual_after(1, 4));
+  EXPECT_EQ(segment.state_after(3).velocities.size(), 5U);
+  EXPECT_EQ(segment.state_after(3).velocities[4], segment.velocity_after(1, 4));
 }
 
 TEST(Segment, is_shared_with_forked_children_at_the_same_address) {

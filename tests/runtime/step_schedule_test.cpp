@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "telemetry/error.h"
 
 namespace annulus {
@@ -205,6 +207,43 @@ TEST(StepSchedule, step_drops_to_a_tenth_every_thirty_epochs_unless_told_otherwi
   EXPECT_FLOAT_EQ(schedule.learning_rate(31), 0.05f);
   EXPECT_FLOAT_EQ(schedule.learning_rate(61), 0.005f);
   EXPECT_FLOAT_EQ(schedule.learning_rate(91), 0.0005f);
+}
+
+TEST(StepSchedule, the_share_that_is_sent_falls_by_one_factor_from_a_quarter_over_the_warm_up) {
+  TrainConfig config = config_of(10, "keep", 4);
+  config.ratio = 0.01;
+  config.ratio_warmup = 2;
+  const StepSchedule schedule(config, 50);  // 5 steps an epoch
+  EXPECT_EQ(schedule.top_k(1).ratio, 0.25);
+  EXPECT_DOUBLE_EQ(schedule.top_k(6).ratio, 0.05);
+  for (int64_t step = 2; step <= 11; ++step) {
+    EXPECT_NEAR(schedule.top_k(step).ratio / schedule.top_k(step - 1).ratio, std::pow(0.04, 0.1), 1e-12)
+        << step;
+  }
+  EXPECT_EQ(schedule.top_k(11).ratio, 0.01);
+  EXPECT_EQ(schedule.top_k(20).ratio, 0.01);
+
+  config.ratio_warmup = 0;
+  EXPECT_EQ(StepSchedule(config, 50).top_k(1).ratio, 0.01);
+  config.ratio = 0.5;
+  config.ratio_warmup = 2;
+  EXPECT_EQ(StepSchedule(config, 50).top_k(1).ratio, 0.5);
+}
+
+TEST(StepSchedule, residuals_count_at_the_rate_of_the_step_that_they_are_from) {
+  TrainConfig config = config_of(10, "keep", 2);
+  config.schedule = "step";
+  config.decay_every = 1;
+  config.decay_factor = 0.25;
+  config.warmup = 2;
+  const StepSchedule schedule(config, 50);  // 5 steps an epoch
+  EXPECT_EQ(schedule.top_k(1).residual_scale, 1);
+  EXPECT_EQ(schedule.top_k(2).residual_scale, 0.5F);
+  EXPECT_EQ(schedule.top_k(3).residual_scale, 1);
+  EXPECT_EQ(schedule.top_k(6).residual_scale, 4);
+  config.decay_factor = 1e-30;  // 4e-62 is 0 as a float
+  config.epochs = 4;
+  for (const int64_t step : {11, 12}) EXPECT_EQ(StepSchedule(config, 50).top_k(step).residual_scale, 1);
 }
 
 TEST(StepScheduleDeathTest, steps_count_from_one) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -16,10 +17,22 @@ namespace {
 
 constexpr double kShare = 0.05;
 
+// Of two steps an epoch, after each of which the learning rate falls to a half.
+StepSchedule schedule_with(double ratio_warmup) {
+  TrainConfig config;
+  config.batch_size = 10;
+  config.schedule = "step";
+  config.decay_every = 1;
+  config.decay_factor = 0.5;
+  config.ratio = kShare;
+  config.ratio_warmup = ratio_warmup;
+  return StepSchedule(config, 20);
+}
+
 // Hosts with a number of ranks each, whose messages are handed over by the test.
 class Hosts {
  public:
-  Hosts(int hosts, int ranks)
+  Hosts(int hosts, int ranks, double ratio_warmup = 0)
       : network_(Network(choose_network("simplecnn", "cifar", {1, 28, 28}, 10), {.images = 1}).plan()),
         buckets_(plan_buckets(network_, 200 << 10, true)),
         hosts_(hosts),
@@ -37,7 +50,7 @@ class Hosts {
               {bucket.offset + blocks.begin * kBlockElements, bucket.offset + blocks.end * kBlockElements});
         }
         packings_.push_back(std::make_unique<TopKPacking>(
-            kShare, network_, buckets_, slices,
+            schedule_with(ratio_warmup), network_, buckets_, slices,
             TopKPacking::Arrays{[this, host](uint32_t) { return gradients_[host].data(); },
                                 [this, host](uint32_t step) { return residuals_[host][step % 2].data(); }}));
       }
@@ -79,10 +92,22 @@ class Hosts {
   void unpack(uint32_t step, int host, int rank, int bucket, const Messages& messages) {
     packings_[host * ranks_ + rank]->unpack(step, bucket, {messages.begin(), messages.end()});
   }
+  // What bridges do with what goes whole.
+  void sum_whole(int rank, int bucket) {
+    std::vector<float> sum(packings_[rank]->whole(bucket).size());
+    for (int host = 0; host < hosts_; ++host) {
+      const std::span<float> own = packings_[host * ranks_ + rank]->whole(bucket);
+      for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += own[i];
+    }
+    for (int host = 0; host < hosts_; ++host) {
+      std::ranges::copy(sum, packings_[host * ranks_ + rank]->whole(bucket).begin());
+    }
+  }
   void exchange(uint32_t step) {
     for (int rank = 0; rank < ranks_; ++rank) {
       for (int bucket = 0; bucket < std::ssize(buckets_.extents); ++bucket) {
         const Messages messages = pack(step, rank, bucket);
+        sum_whole(rank, bucket);
         for (int host = 0; host < hosts_; ++host) unpack(step, host, rank, bucket, messages);
       }
     }
@@ -123,7 +148,8 @@ TEST(TopKPacking, HasTheSameBitsForAnyNumberOfRanks) {
   }
 }
 
-// What a host sends and what it keeps make up its sum and what it had kept: nothing is lost, to the bit.
+// What a host sends and what it keeps make up its sum and what it had kept, at the rate of its step: nothing
+// is lost, to the bit.
 TEST(TopKPacking, LosesNothing) {
   for (const float scale : {1.0f, 1e-12f, 3e7f}) {
     Hosts hosts(1, 1);
@@ -137,7 +163,8 @@ TEST(TopKPacking, LosesNothing) {
         int64_t sent = 0;
         for (int64_t at = begin; at < end; ++at) {
           const float got = hosts.gradient(0)[at], kept = hosts.residual(0, step)[at];
-          ASSERT_EQ(got + kept, sum[at] + before[at]) << parameter.name << ", scale " << scale;
+          ASSERT_EQ(got + kept, sum[at] + (step == 3 ? 2 : 1) * before[at])
+              << parameter.name << ", scale " << scale;
           if (got != 0) ++sent;
           if (!has_residual(parameter.role)) {
             ASSERT_EQ(got, sum[at]);
@@ -175,6 +202,22 @@ TEST(TopKPacking, SendsAFractionOfTheBytes) {
   hosts.draw(1);
   hosts.exchange(1);
   EXPECT_LT(hosts.bytes(), hosts.buckets().elements * 4 / 20);
+}
+
+TEST(TopKPacking, SendsMoreDuringTheWarmUpAndHasRoomForIt) {
+  Hosts warming(1, 1, 1), steady(1, 1);
+  int64_t more[4] = {};
+  for (uint32_t step = 1; step <= 3; ++step) {
+    const int64_t before[] = {warming.bytes(), steady.bytes()};
+    for (Hosts* hosts : {&warming, &steady}) {
+      hosts->draw(step);
+      hosts->exchange(step);
+    }
+    more[step] = warming.bytes() - before[0] - (steady.bytes() - before[1]);
+  }
+  EXPECT_GT(more[1], more[2]);
+  EXPECT_GT(more[2], 0);
+  EXPECT_NEAR(more[3], 0, 100);
 }
 
 TEST(TopKPacking, RefusesMessagesThatNobodySends) {
