@@ -244,8 +244,8 @@ void measure_model(const BenchBridgeOptions& options, const Machine& machine, co
           .slices = plan.slices, .elements = job.run.buckets.elements, .wire = plan.wire, .packing = {}};
       if (compress == "topk") {
         load.packing = [&job, slices = plan.slices](TopKPacking::Arrays arrays) {
-          return std::make_unique<TopKPacking>(job.run.config.ratio.value_or(kRatio), job.run.network,
-                                               job.run.buckets, slices, std::move(arrays));
+          return std::make_unique<TopKPacking>(job.run.schedule, job.run.network, job.run.buckets, slices,
+                                               std::move(arrays));
         };
       }
       return load;

@@ -19,6 +19,17 @@ namespace {
 constexpr int64_t kPartAlignment = 64;
 constexpr uint32_t kBegun = UINT32_MAX;  // in place of a bucket: the step has been begun
 
+// Adds how long it lives.
+class TimeOf {
+ public:
+  explicit TimeOf(std::atomic<int64_t>& sum) : sum_(sum), begin_ns_(now_ns()) {}
+  ~TimeOf() { sum_.fetch_add(now_ns() - begin_ns_, std::memory_order_relaxed); }
+
+ private:
+  std::atomic<int64_t>& sum_;
+  const int64_t begin_ns_;
+};
+
 // The part of a chunk that each host sums.
 std::vector<ShardRange> parts_of(int hosts, int64_t begin, int64_t count) {
   std::vector<ShardRange> parts;
@@ -163,7 +174,10 @@ bool Bridge::advance(Rounds& rounds, uint32_t step, std::size_t bucket) {
   BridgePacking* const packing = wiring_.packing.get();
   const int index = static_cast<int>(bucket);
   if (rounds.stage == Stage::kBetween) {
-    if (packing != nullptr) rounds.message = packing->pack(step, index);
+    if (packing != nullptr) {
+      const TimeOf time(packing_ns_);
+      rounds.message = packing->pack(step, index);
+    }
     rounds.run = {.schedule = &schedules_[bucket],
                   .binding = &bindings_[step % bindings_.size()][bucket],
                   .label = label};
@@ -176,6 +190,7 @@ bool Bridge::advance(Rounds& rounds, uint32_t step, std::size_t bucket) {
   }
   if (packing != nullptr) {
     if (!rounds.gather.advance()) return false;
+    const TimeOf time(unpacking_ns_);
     packing->unpack(step, index, rounds.gather.messages());
   }
   rounds.stage = Stage::kBetween;

@@ -1,5 +1,6 @@
 #include "launcher/train_command.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -32,6 +33,13 @@ struct RunSummary {
   double planned_s = 0, total_s = 0;  // since the command began
   int64_t began_ns = 0;
 
+  // The share of the bytes that whole gradients would have been which was not sent.
+  double wire_saved() const {
+    const double hosts = job.run.hosts.count, steps = outcome.committed_step - job.run.initial_step();
+    const double whole =
+        2 * (hosts - 1) / hosts * static_cast<double>(job.run.buckets.elements) * sizeof(float) * steps;
+    return whole > 0 ? 1 - static_cast<double>(outcome.wire_bytes) / whole : 0;
+  }
   double first_step_s() const { return (progress.first_step_end_ns() - began_ns) * 1e-9; }
 };
 
@@ -74,6 +82,13 @@ std::string to_text(const RunSummary& summary) {
   if (summary.job.run.hosts.several()) {
     text += fmt::format("hosts      {}; this one is {}\n", summary.job.run.hosts.count,
                         summary.job.run.hosts.names[summary.job.run.hosts.node]);
+    const double steps = std::max<double>(outcome.committed_step - begun, 1);
+    text += fmt::format(
+        "wire       {} sent to other hosts, {:.1f} % less than whole gradients are; {:.2f} ms of processor "
+        "time a "
+        "step, of that {:.2f} to encode and {:.2f} to decode\n",
+        format_bytes(outcome.wire_bytes), 100 * summary.wire_saved(), outcome.wire_ns * 1e-6 / steps,
+        outcome.packing_ns * 1e-6 / steps, outcome.unpacking_ns * 1e-6 / steps);
   }
   text += fmt::format("rings      {} descriptors, {} handed over in place\n",
                       with_thousands(static_cast<int64_t>(outcome.descriptors)), format_bytes(outcome.bytes));
@@ -122,6 +137,11 @@ std::string to_json(const RunSummary& summary) {
                                  {"hidden_ms", means.hidden_ms},
                                  {"ring_descriptors", outcome.descriptors},
                                  {"ring_bytes", outcome.bytes},
+                                 {"wire_bytes", outcome.wire_bytes},
+                                 {"wire_saved", summary.wire_saved()},
+                                 {"wire_cpu_ms", outcome.wire_ns * 1e-6},
+                                 {"encode_ms", outcome.packing_ns * 1e-6},
+                                 {"decode_ms", outcome.unpacking_ns * 1e-6},
                                  {"pages", outcome.placement.pages()},
                                  {"remote_pages", outcome.placement.remote()},
                                  {"pss_bytes", outcome.pss_bytes},

@@ -102,6 +102,7 @@ struct RankPart {
   std::atomic<uint64_t> descriptors, bytes;          // ExchangeCounts, as of the last finished step
   std::atomic<uint64_t> wire_bytes;                  // sent to other hosts, likewise
   std::atomic<int64_t> wire_ns;                      // processor time of its bridge's thread, likewise
+  std::atomic<int64_t> packing_ns, unpacking_ns;     // of that, to make gradients smaller and larger
   char failure[1024];  // why the rank gave up, zero-terminated; valid once state is kFailed or kLinkFailed
 
   EvalRing evaluations;

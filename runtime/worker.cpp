@@ -148,9 +148,10 @@ void Worker::join_attempt() {
   protocol_point(ProtocolPoint::kResume);
   updating_step_ = 0;
   hidden_ = {};
-  counted_ = {part_.descriptors.load(std::memory_order_relaxed), part_.bytes.load(std::memory_order_relaxed),
-              part_.wire_bytes.load(std::memory_order_relaxed),
-              part_.wire_ns.load(std::memory_order_relaxed)};
+  counted_ = {
+      part_.descriptors.load(std::memory_order_relaxed), part_.bytes.load(std::memory_order_relaxed),
+      part_.wire_bytes.load(std::memory_order_relaxed),  part_.wire_ns.load(std::memory_order_relaxed),
+      part_.packing_ns.load(std::memory_order_relaxed),  part_.unpacking_ns.load(std::memory_order_relaxed)};
   const ExchangePlan exchange = run_.segment_inputs().exchange();
   const auto sink = [this](int64_t offset, int64_t count, const float* sum) { apply(offset, count, sum); };
   // All that the optimizer updates takes part in the norm.
@@ -391,6 +392,8 @@ void Worker::finish_update() {
   if (bridge_) {
     part_.wire_bytes.store(counted_.wire_bytes + bridge_->bytes_sent(), std::memory_order_relaxed);
     part_.wire_ns.store(counted_.wire_ns + bridge_->cpu_ns(), std::memory_order_relaxed);
+    part_.packing_ns.store(counted_.packing_ns + bridge_->packing_ns(), std::memory_order_relaxed);
+    part_.unpacking_ns.store(counted_.unpacking_ns + bridge_->unpacking_ns(), std::memory_order_relaxed);
   }
 }
 
