@@ -235,6 +235,8 @@ void measure_model(const BenchBridgeOptions& options, const Machine& machine, co
     config.host_count = options.hosts;
     config.batch_size = options.hosts * ranks;
     config.dataset = "synthetic";
+    config.schedule = "constant";
+    if (compress == "topk") config.ratio_warmup = 0;
     const DatasetInfo dataset = describe_synthetic(bench_image("auto", config.model), 10, 1024, 0);
     Job job = plan_job(config, machine, dataset, false);
     job.run.hosts.count = options.hosts;
@@ -244,8 +246,8 @@ void measure_model(const BenchBridgeOptions& options, const Machine& machine, co
           .slices = plan.slices, .elements = job.run.buckets.elements, .wire = plan.wire, .packing = {}};
       if (compress == "topk") {
         load.packing = [&job, slices = plan.slices](TopKPacking::Arrays arrays) {
-          return std::make_unique<TopKPacking>(job.run.config.ratio.value_or(kRatio), job.run.network,
-                                               job.run.buckets, slices, std::move(arrays));
+          return std::make_unique<TopKPacking>(job.run.schedule, job.run.network, job.run.buckets, slices,
+                                               std::move(arrays));
         };
       }
       return load;
