@@ -235,6 +235,8 @@ void measure_model(const BenchBridgeOptions& options, const Machine& machine, co
     config.host_count = options.hosts;
     config.batch_size = options.hosts * ranks;
     config.dataset = "synthetic";
+    config.schedule = "constant";
+    if (compress == "topk") config.ratio_warmup = 0;
     const DatasetInfo dataset = describe_synthetic(bench_image("auto", config.model), 10, 1024, 0);
     Job job = plan_job(config, machine, dataset, false);
     job.run.hosts.count = options.hosts;
