@@ -73,6 +73,16 @@ check_lines "bench update" 2 "workers median_us copy_gbps ideal_us ratio_to_copy
 ./annulus bench compression --ratio 0.1,0.001 --bytes 64K,1M --json >"$results"
 check_lines "bench compression" 28 "bytes rounds min_us median_us p99_us gbps encoded_bytes saved"
 
+# Hosts are network namespaces, which take root and iproute2.
+if unshare --net ip link >/dev/null 2>&1; then
+  ./annulus bench bridge --nodes 3 --bytes 4K,1M --json >"$results"
+  check_lines "bench bridge, sizes" 2 "hosts workers bytes rounds min_us median_us p99_us gbps cpu_ms"
+  ./annulus bench bridge --nodes 2 --model mlp --json >"$results"
+  check_lines "bench bridge, model" 3 "hosts workers bytes sent_bytes median_ms p99_ms cpu_ms speed_up"
+else
+  echo "bench bridge: SKIPPED: network namespaces cannot be made"
+fi
+
 ./annulus bench accuracy --dataset synthetic --model mlp --steps 20 --seeds 2 --ratio 0.07 --json >"$results"
 check_lines "bench accuracy" 4 "ratio steps test_accuracy"
 
