@@ -32,8 +32,8 @@ futex_waitv unchanged(const std::atomic<uint32_t>& word) {
 }
 
 // Each round tells of what has changed before it read the words, and sleeps until they are others. It looks
-// again after a second even if nobody woke it: one wake-up of many thousands has been seen to be missing
-// where 16 processes were killed at once.
+// again after a second even if nobody woke it. Once, on an overloaded machine, the end of one of 16 processes
+// killed together was not told of within 10 s; whether a wake-up was missing is not known.
 void watch_words(std::span<const LifeWord* const> words, const std::atomic<uint32_t>& stopped, int eventfd) {
   std::array<futex_waitv, FUTEX_WAITV_MAX> sleep{};
   const uint64_t one = 1;
