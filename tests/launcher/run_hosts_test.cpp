@@ -180,6 +180,27 @@ TEST_F(RunHostsTest, WhereARunIsIsNotInItsSavedConfiguration) {
   }
 }
 
+TEST(RunHosts, AHostWhoseNameMeansItselfAloneIsRefused) {
+  const auto refused = [](const std::string& host, const std::string& address) {
+    try {
+      check_reachable({"trainer@big", host}, resolve(address, 0));
+    } catch (const UserError& error) {
+      return std::string(error.what());
+    }
+    return std::string("(accepted)");
+  };
+  EXPECT_EQ(
+      refused("big", "127.0.1.1"),
+      "\"big\" is 127.0.1.1 here, where no other host can come (/etc/hosts may say so). Give the address "
+      "that the others know, as addr=, or change /etc/hosts");
+  EXPECT_NE(refused("big", "::1"), "(accepted)");
+  EXPECT_NE(refused("big", "::ffff:127.0.0.1"), "(accepted)");
+  EXPECT_EQ(refused("127.0.0.1", "127.0.0.1"), "(accepted)");
+  EXPECT_EQ(refused("localhost", "127.0.0.1"), "(accepted)");
+  EXPECT_EQ(refused("big", "10.0.0.1"), "(accepted)");
+  EXPECT_EQ(refused("big", "128.0.0.1"), "(accepted)");
+}
+
 TEST_F(RunHostsTest, AnOrderComesBackAsItWas) {
   const HostOrder order{.list = found({"--hosts", "/hosts"}).list,
                         .secret = new_secret(),
