@@ -163,6 +163,10 @@ TEST_F(RunHostsTest, SeveralHostsHaveRefusalsOfTheirOwn) {
   EXPECT_NE(refused({"--compress", "topk", "--compress-where", "all"}).find("give --compress-where bridge"),
             std::string::npos);
   EXPECT_EQ(refused({"--compress", "topk"}), "(accepted)");
+  EXPECT_EQ(
+      refused({"--checkpoint-minutes", "5"}),
+      "--checkpoint-minutes 5: on several hosts checkpoints must be of the same step, and clocks do not "
+      "choose one; give --checkpoint-every or --checkpoint-epochs");
   EXPECT_EQ(refused({"--shards", "3"}),
             "--shards 3: fewer than the 4 workers (2 on each of 2 hosts); give at least --shards 4, or fewer "
             "workers or hosts");
