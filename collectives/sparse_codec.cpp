@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "kernels/reduce.h"
@@ -71,27 +72,65 @@ void store(T value, std::byte* to) {
   std::memcpy(to, &value, sizeof value);
 }
 
-// fp16 to and from any address, through the cache.
-constexpr int64_t kPart = 1024;
-void narrow_values(std::span<const float> values, std::byte* to) {
-  uint16_t half[kPart];
-  for (size_t i = 0; i < values.size(); i += kPart) {
-    const auto part = values.subspan(i, std::min<size_t>(kPart, values.size() - i));
-    narrow(DataType::kF16, static_cast<int64_t>(part.size()), part.data(), half);
-    std::memcpy(to + i * sizeof(uint16_t), half, part.size() * sizeof(uint16_t));
+constexpr int64_t kPart = 1024;  // of values that are converted through the cache
+
+// Values as they lie in a message, at any address.
+struct Fp16 {
+  static constexpr int64_t kBytes = 2;
+
+  static void narrow_values(std::span<const float> values, std::byte* to) {
+    uint16_t half[kPart];
+    for (size_t i = 0; i < values.size(); i += kPart) {
+      const auto part = values.subspan(i, std::min<size_t>(kPart, values.size() - i));
+      narrow(DataType::kF16, static_cast<int64_t>(part.size()), part.data(), half);
+      std::memcpy(to + i * kBytes, half, part.size() * kBytes);
+    }
   }
-}
-void widen_values(const std::byte* from, std::span<float> values) {
-  uint16_t half[kPart];
-  for (size_t i = 0; i < values.size(); i += kPart) {
-    const auto part = values.subspan(i, std::min<size_t>(kPart, values.size() - i));
-    std::memcpy(half, from + i * sizeof(uint16_t), part.size() * sizeof(uint16_t));
-    widen(DataType::kF16, static_cast<int64_t>(part.size()), half, part.data());
+  static void widen_values(const std::byte* from, std::span<float> values) {
+    uint16_t half[kPart];
+    for (size_t i = 0; i < values.size(); i += kPart) {
+      const auto part = values.subspan(i, std::min<size_t>(kPart, values.size() - i));
+      std::memcpy(half, from + i * kBytes, part.size() * kBytes);
+      widen(DataType::kF16, static_cast<int64_t>(part.size()), half, part.data());
+    }
   }
+};
+
+constexpr std::array<float, 256> make_e3m4() {
+  std::array<float, 256> numbers{};
+  for (int code = 0; code < 256; ++code) {
+    const int e = code >> 4 & 7, m = code & 15;
+    const int sixteenths = e == 0 ? m : (16 + m) << (e - 1);
+    numbers[code] = static_cast<float>(sixteenths) / (code < 128 ? 16.0f : -16.0f);
+  }
+  return numbers;
 }
+constexpr std::array<float, 256> kE3M4 = make_e3m4();
+
+struct E3M4 {
+  static constexpr int64_t kBytes = 1;
+
+  static std::byte narrow_value(float value) {
+    const float magnitude = std::fabs(value) < 124.0f ? std::fabs(value) : 124.0f;
+    const auto bits = std::bit_cast<uint32_t>(magnitude);
+    // The upper bits of an fp32 number, with another bias; a carry of the rounding goes into the exponent.
+    const uint32_t normal = ((bits + 0x3ffff + (bits >> 19 & 1)) >> 19) - (126u << 4);
+    // Sixteenths, rounded as what lies above 2^23 is.
+    const uint32_t small = std::bit_cast<uint32_t>(magnitude * 16 + 0x1p23f) & 0xff;
+    const uint32_t sign = std::bit_cast<uint32_t>(value) >> 24 & 0x80;
+    return static_cast<std::byte>(sign | (magnitude < 1 ? small : normal));
+  }
+  static void narrow_values(std::span<const float> values, std::byte* to) {
+    for (size_t i = 0; i < values.size(); ++i) to[i] = narrow_value(values[i]);
+  }
+  static void widen_values(const std::byte* from, std::span<float> values) {
+    for (size_t i = 0; i < values.size(); ++i) values[i] = kE3M4[std::to_integer<int>(from[i])];
+  }
+};
 
 // Both encoders return the end of what they wrote.
-std::byte* encode_compact(std::span<const uint32_t> indices, std::span<const float> values, std::byte* out) {
+template <typename Values>
+std::byte* encode_gaps(std::span<const uint32_t> indices, std::span<const float> values, std::byte* out) {
   std::byte* trail = out + indices.size();
   uint32_t next = 0;  // the index before, plus one
   for (const uint32_t index : indices) {
@@ -110,13 +149,13 @@ std::byte* encode_compact(std::span<const uint32_t> indices, std::span<const flo
       const GapClass& c = kGapClasses[gap < kGapClasses[3].first_gap ? 2 : 3];
       const uint32_t rest = gap - c.first_gap;
       *out++ = static_cast<std::byte>(c.first_lead + (uint64_t{rest} >> 8 * c.trail_bytes));
-      store(rest, trail);  // what is too much is overwritten: a value's two bytes follow, at least
+      std::memcpy(trail, &rest, c.trail_bytes);
       trail += c.trail_bytes;
     }
     next = index + 1;
   }
-  narrow_values(values, trail);
-  return trail + values.size() * sizeof(uint16_t);
+  Values::narrow_values(values, trail);
+  return trail + values.size() * Values::kBytes;
 }
 
 std::byte* encode_exact(int64_t n, std::span<const uint32_t> indices, std::span<const float> values,
@@ -154,9 +193,10 @@ void check_range(uint64_t index, int64_t n) {
 
 // `body` is what follows the header. Room for `count` entries is made only when the body is known to have
 // bytes for them.
-void decode_compact(std::span<const std::byte> body, int64_t n, int64_t count, std::vector<uint32_t>& indices,
-                    std::vector<float>& values) {
-  const int64_t body_bytes = static_cast<int64_t>(body.size()), fixed_bytes = 3 * count;
+template <typename Values>
+void decode_gaps(std::span<const std::byte> body, int64_t n, int64_t count, std::vector<uint32_t>& indices,
+                 std::vector<float>& values) {
+  const int64_t body_bytes = static_cast<int64_t>(body.size()), fixed_bytes = (1 + Values::kBytes) * count;
   if (body_bytes < fixed_bytes) refuse_size(kHeaderBytes + body_bytes, kHeaderBytes + fixed_bytes);
   indices.resize(count);
   values.resize(count);
@@ -164,7 +204,7 @@ void decode_compact(std::span<const std::byte> body, int64_t n, int64_t count, s
   const std::byte* const leads = body.data();
   const std::byte* trail = leads + count;
   const std::byte* const end = leads + body_bytes;
-  const std::byte* const stored_values = end - 2 * count;
+  const std::byte* const stored_values = end - Values::kBytes * count;
   uint64_t next = 0;  // the index before, plus one; 64 bits, so that a part of the message cannot overflow it
   int64_t i = 0;
   const auto take = [&](uint32_t trail_and_more) {
@@ -187,9 +227,9 @@ void decode_compact(std::span<const std::byte> body, int64_t n, int64_t count, s
     if (trail > stored_values) break;
   }
   if (trail != stored_values) {
-    refuse_size(kHeaderBytes + body_bytes, kHeaderBytes + (trail - leads) + 2 * count);
+    refuse_size(kHeaderBytes + body_bytes, kHeaderBytes + (trail - leads) + Values::kBytes * count);
   }
-  widen_values(stored_values, values);
+  Values::widen_values(stored_values, values);
 }
 
 void decode_exact(std::span<const std::byte> body, int64_t n, int64_t count, std::vector<uint32_t>& indices,
@@ -243,7 +283,8 @@ int64_t encoded_bound(int64_t n, int64_t count, SparseFormat format) {
   // A gap of g takes g + 1 of the n indices.
   const auto most = [&](const GapClass& c) { return std::min(count, n / (c.first_gap + 1)); };
   const int64_t trails = most(kGapClasses[1]) + most(kGapClasses[2]) + 2 * most(kGapClasses[3]);
-  return kHeaderBytes + count * 3 + trails;
+  const int64_t value_bytes = format == SparseFormat::kCompact ? Fp16::kBytes : E3M4::kBytes;
+  return kHeaderBytes + count * (1 + value_bytes) + trails;
 }
 
 int64_t encode(int64_t n, std::span<const uint32_t> indices, std::span<const float> values,
@@ -255,9 +296,25 @@ int64_t encode(int64_t n, std::span<const uint32_t> indices, std::span<const flo
   store(Header{static_cast<uint32_t>(format), static_cast<uint32_t>(n), static_cast<uint32_t>(count)},
         out.data());
   std::byte* const body = out.data() + kHeaderBytes;
-  return (format == SparseFormat::kExact ? encode_exact(n, indices, values, body)
-                                         : encode_compact(indices, values, body)) -
-         out.data();
+  const std::byte* const end = format == SparseFormat::kExact  ? encode_exact(n, indices, values, body)
+                               : format == SparseFormat::kTiny ? encode_gaps<E3M4>(indices, values, body)
+                                                               : encode_gaps<Fp16>(indices, values, body);
+  return end - out.data();
+}
+
+void round_values(SparseFormat format, std::span<float> values) {
+  if (format == SparseFormat::kExact) return;
+  std::byte narrow[kPart * Fp16::kBytes];
+  for (size_t i = 0; i < values.size(); i += kPart) {
+    const auto part = values.subspan(i, std::min<size_t>(kPart, values.size() - i));
+    if (format == SparseFormat::kTiny) {
+      E3M4::narrow_values(part, narrow);
+      E3M4::widen_values(narrow, part);
+    } else {
+      Fp16::narrow_values(part, narrow);
+      Fp16::widen_values(narrow, part);
+    }
+  }
 }
 
 void decode(std::span<const std::byte> message, int64_t n, std::vector<uint32_t>& indices,
@@ -275,11 +332,13 @@ void decode(std::span<const std::byte> message, int64_t n, std::vector<uint32_t>
   const auto body = message.subspan(kHeaderBytes);
   switch (static_cast<SparseFormat>(header.format)) {
     case SparseFormat::kCompact:
-      return decode_compact(body, n, header.count, indices, values);
+      return decode_gaps<Fp16>(body, n, header.count, indices, values);
+    case SparseFormat::kTiny:
+      return decode_gaps<E3M4>(body, n, header.count, indices, values);
     case SparseFormat::kExact:
       return decode_exact(body, n, header.count, indices, values);
   }
-  refuse(SparseFault::kFormat, "format {}; there are 1 (compact) and 2 (exact)", header.format);
+  refuse(SparseFault::kFormat, "format {}; there are 1 (compact), 2 (exact) and 3 (tiny)", header.format);
 }
 
 void merge(std::span<const uint32_t> a_indices, std::span<const float> a_values,

@@ -6,16 +6,16 @@
 //   both | format   | n    | count k   | ...
 //
 //   kCompact  12            12 + k
-//             | k leads, u8 | trails, 0 to 4 bytes for each lead | k values fp16 |
+//   kTiny     | k leads, u8 | trails, 0 to 4 bytes for each lead | k values fp16 (kTiny: E3M4) |
 //
 //   kExact    12                         12 + 4b         12 + 4b + 4k
 //             | entries of each of the   | k values fp32 | k indices modulo 65,536, u16
 //             | b = ceil(n / 65,536)     |               |
 //             | blocks of indices, u32   |               |
 //
-// kCompact codes the gaps between indices: gap = index - (the index before, or -1) - 1. A gap's lead is all
-// of it if it is small; else the lead says how many trailing bytes there are and holds the gap's highest
-// bits:
+// kCompact and kTiny code the gaps between indices: gap = index - (the index before, or -1) - 1. A gap's lead
+// is all of it if it is small; else the lead says how many trailing bytes there are and holds the gap's
+// highest bits:
 //
 //   lead      trailing bytes   gap
 //     0..239        0          lead
@@ -26,6 +26,9 @@
 // Leads and trails lie apart so that the place of a lead never depends on the lead before it, and neither
 // side branches on a gap's length. Values come last so that four bytes can be read at any trail. Every vector
 // has one encoding, in both formats; what decode() takes is what encode() wrote, or could have written.
+//
+// E3M4 is a byte: sign, 3 bits e of exponent, 4 bits m of mantissa, for (16 + m) / 16 * 2^(e - 1), or m / 16
+// where e = 0; so 124 is the largest number, and there is neither infinity nor NaN.
 //
 // Plain functions without state; any thread may call them.
 #pragma once
@@ -41,6 +44,7 @@ namespace annulus {
 enum class SparseFormat : uint32_t {
   kCompact = 1,  // fp16 values, gaps of 1 to 5 bytes
   kExact = 2,    // fp32 values, 2 bytes an index
+  kTiny = 3,     // E3M4 values, gaps as kCompact
 };
 
 // Of a vector, absent ones included: an index has 32 bits.
@@ -76,11 +80,15 @@ int64_t encoded_bound(int64_t n, int64_t count, SparseFormat format);
 
 // Writes values[i] at index indices[i] of a vector of `n` elements to `out`, which has room for
 // encoded_bound() bytes, all of which may be written to. Returns the bytes of the message. Indices must
-// ascend without repetition below n, and there must be as many values: else the program stops. kCompact
-// rounds values as narrow() of kernels/reduce.h does: to nearest even, beyond 65,504 to infinity; NaN stays
-// NaN.
+// ascend without repetition below n, and there must be as many values: else the program stops. Values are
+// rounded as round_values() says.
 int64_t encode(int64_t n, std::span<const uint32_t> indices, std::span<const float> values,
                SparseFormat format, std::span<std::byte> out);
+
+// Makes of each value what decode() gives of it after encode() in this format. kCompact rounds as narrow() of
+// kernels/reduce.h does: to nearest even, beyond 65,504 to infinity; NaN stays NaN. kTiny: to nearest even,
+// what is larger than 124, or NaN, to 124 with its sign. kExact leaves values alone.
+void round_values(SparseFormat format, std::span<float> values);
 
 // Takes a message about a vector of `n` elements apart, whatever its bytes and alignment: afterwards
 // `indices` ascend without repetition below n, and `values` are as many. Throws SparseCodecError for all

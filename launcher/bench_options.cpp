@@ -247,7 +247,7 @@ BenchBridgeOptions parse_bench_bridge(int argc, const char* const* argv) {
   table.choice("wire", options.wire, {"fp32", "fp16", "bf16"}, "what they travel as");
   table.text("model", "NAME", options.config.model,
              "in place of sizes: the gradient of this network, whole, as fp16 and by top-k");
-  table.take(train, {"stem", "ratio", "bucket-mb"});
+  table.take(train, {"stem", "ratio", "topk-values", "bucket-mb"});
   table.text("rate", "RATE", options.rate, "of each host's link, as tc takes it: 1gbit").default_text =
       "not limited";
   add_cores_and_output(table, train, {"workers", "bind", "smt"}, options.json);

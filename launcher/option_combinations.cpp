@@ -42,6 +42,12 @@ void check_compression(const TrainConfig& config) {
         "topk",
         *config.ratio_warmup, config.compress);
   }
+  if (config.topk_values != "fp16" && (config.compress != "topk" || config.compress_where != "bridge")) {
+    throw UserError::format(
+        "--topk-values {}: it is for what --compress topk sends between hosts; leave it out, or give "
+        "--compress topk --compress-where bridge",
+        config.topk_values);
+  }
   if (config.momentum_correction && config.compress != "topk") {
     throw UserError::format(
         "--momentum-correction on: --compress {} sends all elements, whose momentum needs no correction; "
@@ -150,6 +156,7 @@ void settle_compression(const OptionTable& table, TrainConfig& config) {
   } else {
     if (table.level("ratio") < named) config.ratio.reset();
     if (table.level("ratio-warmup") < named) config.ratio_warmup.reset();
+    if (table.level("topk-values") < named) config.topk_values = TrainConfig().topk_values;
   }
   const OptionLevel correction = table.level("momentum-correction");
   if ((!top_k && correction < named) ||

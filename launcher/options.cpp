@@ -213,6 +213,13 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
       "ratio-warmup", "EPOCHS", config.ratio_warmup, {.high = 1e6},
       fmt::format("compress topk: epochs over which the share falls from {} to --ratio", kFirstRatio),
       fmt::format("{}", kRatioWarmup));
+  Option& values =
+      table.choice("topk-values", config.topk_values, {"fp16", "fp8"},
+                   "compress topk: what the elements that are sent between hosts are rounded to; "
+                   "what that takes away is added to the next step's");
+  values.write = [&config] {
+    return config.compress == "topk" ? std::optional(config.topk_values) : std::nullopt;
+  };
   Option& correction = table.on_off(
       "momentum-correction", config.momentum_correction,
       "compress topk: momentum of each shard's gradient before the largest elements are chosen, not of "

@@ -18,34 +18,35 @@ struct WeightHeader {
   int32_t exponent;  // its values are 2^exponent times what they stand for
 };
 
-// The largest value is brought below this power of two; fp16 has numbers below 2^16.
-constexpr int kTopExponent = 15;
+// The largest value is brought below 2 to this: fp16 has numbers below 2^16, E3M4 up to 124.
+int top_exponent(SparseFormat format) { return format == SparseFormat::kTiny ? 7 : 15; }
 
 constexpr int kMostExponent = 120;  // so that the scale and its inverse are normal numbers
 
-int exponent_for(std::span<const float> values) {
+int exponent_for(SparseFormat format, std::span<const float> values) {
   float largest = 0;
   for (const float value : values) largest = std::max(largest, std::abs(value));
   if (largest == 0) return 0;
-  return std::clamp(kTopExponent - (std::ilogb(largest) + 1), -kMostExponent, kMostExponent);
+  return std::clamp(top_exponent(format) - (std::ilogb(largest) + 1), -kMostExponent, kMostExponent);
 }
 
 bool all_finite(std::span<const float> values) {
   return std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); });
 }
 
-int64_t bound_for(int64_t elements, int64_t count) {
-  return std::max(encoded_bound(elements, count, SparseFormat::kCompact),
+int64_t bound_for(SparseFormat format, int64_t elements, int64_t count) {
+  return std::max(encoded_bound(elements, count, format),
                   encoded_bound(elements, count, SparseFormat::kExact));
 }
 
 }  // namespace
 
 TopKPacking::TopKPacking(const StepSchedule& schedule, const NetworkPlan& network, const BucketPlan& buckets,
-                         const std::vector<ShardRange>& slices, Arrays arrays)
+                         const std::vector<ShardRange>& slices, Arrays arrays, SparseFormat format)
     : buckets_(slices.size()),
       schedule_(schedule),
       arrays_(std::move(arrays)),
+      format_(format),
       store_(store_of_moments(buckets.elements)) {
   const double most_sent = schedule.top_k(1).ratio;  // it never rises
   for (int i = 0; i < std::ssize(network.parameters); ++i) {
@@ -62,7 +63,7 @@ TopKPacking::TopKPacking(const StepSchedule& schedule, const NetworkPlan& networ
     CHECK(own.count() == elements, "a slice ends within {}", parameter.name);
     const int64_t unpadded = parameter.layout.elements();
     bucket.weights.push_back({offset, elements, unpadded});
-    bucket.most_bytes += sizeof(WeightHeader) + bound_for(elements, count_for(most_sent, unpadded));
+    bucket.most_bytes += sizeof(WeightHeader) + bound_for(format, elements, count_for(most_sent, unpadded));
   }
   std::size_t most = 0;
   for (Bucket& bucket : buckets_) {
@@ -98,14 +99,12 @@ std::size_t TopKPacking::pack_weight(uint32_t step, const Weight& weight, std::s
   SparseFormat format = SparseFormat::kExact;
   std::span<const float> values = sent.values;
   if (all_finite(sent.values)) {
-    format = SparseFormat::kCompact;
-    header.exponent = exponent_for(sent.values);
+    format = format_;
+    header.exponent = exponent_for(format, sent.values);
     const float scale = std::ldexp(1.0f, header.exponent), back = std::ldexp(1.0f, -header.exponent);
     scaled_.resize(sent.values.size());
     for (std::size_t i = 0; i < scaled_.size(); ++i) scaled_[i] = scale * sent.values[i];
-    rounded_.resize(scaled_.size());
-    narrow(DataType::kF16, std::ssize(scaled_), scaled_.data(), rounded_.data());
-    widen(DataType::kF16, std::ssize(scaled_), rounded_.data(), scaled_.data());
+    round_values(format, scaled_);
     for (std::size_t i = 0; i < scaled_.size(); ++i) {
       new_residual[sent.indices[i]] = sent.values[i] - back * scaled_[i];
     }

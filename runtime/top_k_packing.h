@@ -4,10 +4,10 @@
 //   message, per weight   | bytes u32 | exponent i32 | sparse vector |
 //
 // All hosts add the messages up in the order of hosts, so they have the same bits. Values are scaled by a
-// power of two, so that the largest fits fp16 well, and rounded to it; what rounding takes away is left for
-// later too. So in every step sent + new residual = sum + residual, element by element, residuals scaled as
-// TopKStep says, which also says how many are sent. Where a value is not finite the vector has fp32 values,
-// and everybody sees it.
+// power of two, so that the largest fits the format well, and rounded to it; what rounding takes away is left
+// for later too (Basu et al., "Qsparse-local-SGD", NeurIPS 2019). So in every step sent + new residual = sum
+// + residual, element by element, residuals scaled as TopKStep says, which also says how many are sent. Where
+// a value is not finite the vector has fp32 values, and everybody sees it.
 //
 // Weights are those of whole parameters: BucketPlan cuts slices accordingly.
 #pragma once
@@ -23,8 +23,14 @@
 #include "kernels/top_k.h"
 #include "runtime/buckets.h"
 #include "runtime/step_schedule.h"
+#include "runtime/train_config.h"
 
 namespace annulus {
+
+// What --topk-values asks for.
+inline SparseFormat sparse_format_of(const TrainConfig& config) {
+  return config.topk_values == "fp8" ? SparseFormat::kTiny : SparseFormat::kCompact;
+}
 
 class TopKPacking final : public BridgePacking {
  public:
@@ -35,7 +41,8 @@ class TopKPacking final : public BridgePacking {
     std::function<float*(uint32_t step)> residual;
   };
   TopKPacking(const StepSchedule& schedule, const NetworkPlan& network, const BucketPlan& buckets,
-              const std::vector<ShardRange>& slices, Arrays arrays);
+              const std::vector<ShardRange>& slices, Arrays arrays,
+              SparseFormat format = SparseFormat::kCompact);
 
   std::span<float> whole(int bucket) override { return buckets_[bucket].whole; }
   std::span<const std::byte> pack(uint32_t step, int bucket) override;
@@ -66,10 +73,10 @@ class TopKPacking final : public BridgePacking {
   std::vector<Bucket> buckets_;
   const StepSchedule schedule_;
   const Arrays arrays_;
+  const SparseFormat format_;  // of finite values
   TopK top_k_;
   std::vector<std::byte> message_;
   std::vector<float> scaled_;
-  std::vector<uint16_t> rounded_;
   std::vector<Sparse> unpacked_;   // of one weight, by host
   std::vector<std::size_t> next_;  // by host: the first of those that are not added up yet
   Store store_;                    // of what no cache keeps until it is read

@@ -66,6 +66,7 @@ struct TrainConfig {
   std::string compress = "none";       // none, fp16, bf16, topk
   std::optional<double> ratio;         // of topk: share of a weight's gradient that is sent; absent: kRatio
   std::optional<double> ratio_warmup;  // epochs over which it falls to that; absent: kRatioWarmup
+  std::string topk_values = "fp16";    // fp16, fp8: what they are between hosts
   bool momentum_correction = false;    // with topk and an optimizer that has momentum
   std::string compress_where = "bridge";  // between hosts alone; all: of every shard
 

@@ -211,7 +211,8 @@ void Worker::make_bridge() {
     wiring.packing = std::make_unique<TopKPacking>(
         run_.schedule, run_.network, run_.buckets, plan.slices,
         TopKPacking::Arrays{.gradients = [this](uint32_t step) { return gradients(step, 0); },
-                            .residual = [this](uint32_t step) { return segment_.residual_after(step, 0); }});
+                            .residual = [this](uint32_t step) { return segment_.residual_after(step, 0); }},
+        sparse_format_of(run_.config));
   }
   bridge_ = std::make_unique<Bridge>(plan, std::move(wiring));
 }

@@ -16,7 +16,7 @@
 namespace annulus {
 namespace {
 
-constexpr SparseFormat kFormats[] = {SparseFormat::kCompact, SparseFormat::kExact};
+constexpr SparseFormat kFormats[] = {SparseFormat::kCompact, SparseFormat::kExact, SparseFormat::kTiny};
 constexpr int64_t kResNet50 = 25'557'032;  // parameters
 
 struct Sparse {
@@ -92,12 +92,47 @@ std::vector<float> through_fp16(const std::vector<float>& values) {
   return back;
 }
 
+// All numbers of E3M4 that are not negative, ascending.
+std::vector<float> tiny_numbers() {
+  std::vector<float> numbers;
+  for (int sixteenths = 0; sixteenths < 16; ++sixteenths) numbers.push_back(sixteenths / 16.0f);
+  for (float power = 1; power <= 64; power *= 2) {
+    for (int m = 0; m < 16; ++m) numbers.push_back(power * (1 + m / 16.0f));
+  }
+  return numbers;
+}
+
+// The nearest of them, by looking at all; of two the one of even place.
+std::vector<float> through_tiny(std::vector<float> values) {
+  static const std::vector<float> numbers = tiny_numbers();
+  for (float& value : values) {
+    const double magnitude = std::isnan(value) ? 1e300 : std::fabs(static_cast<double>(value));
+    std::size_t best = 0;
+    for (std::size_t i = 1; i < numbers.size(); ++i) {
+      const double distance = std::fabs(numbers[i] - magnitude), least = std::fabs(numbers[best] - magnitude);
+      if (distance < least || (distance == least && i % 2 == 0)) best = i;
+    }
+    value = std::copysign(magnitude >= 124 ? 124.0f : numbers[best], value);
+  }
+  return values;
+}
+
+std::vector<float> through(SparseFormat format, const std::vector<float>& values) {
+  return format == SparseFormat::kExact  ? values
+         : format == SparseFormat::kTiny ? through_tiny(values)
+                                         : through_fp16(values);
+}
+
 void expect_round_trip(const Sparse& sparse) {
   for (const SparseFormat format : kFormats) {
     const Sparse back = decoded(encoded(sparse, format), sparse.n);
     EXPECT_TRUE(back.indices == sparse.indices) << "n " << sparse.n << ", " << sparse.indices.size();
-    const bool exact = format == SparseFormat::kExact;
-    EXPECT_TRUE(bits_of(back.values) == bits_of(exact ? sparse.values : through_fp16(sparse.values)));
+    std::vector<float> rounded = sparse.values;
+    round_values(format, rounded);
+    EXPECT_TRUE(bits_of(back.values) == bits_of(rounded));
+    if (sparse.values.size() < 100'000) {
+      EXPECT_TRUE(bits_of(rounded) == bits_of(through(format, sparse.values)));
+    }
   }
 }
 
@@ -172,6 +207,22 @@ TEST(SparseCodec, values_of_every_kind_come_back) {
   expect_round_trip(sparse);
 }
 
+TEST(SparseCodec, tiny_values_are_rounded_to_the_nearest_of_even_ones) {
+  const std::vector<float> numbers = tiny_numbers();
+  ASSERT_EQ(numbers.size(), 128u);
+  std::vector<float> values;
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    const float next = i + 1 < numbers.size() ? numbers[i + 1] : 128, middle = (numbers[i] + next) / 2;
+    for (const float value : {numbers[i], std::nextafter(numbers[i], 1e9f), std::nextafter(middle, 0.0f),
+                              middle, std::nextafter(middle, 1e9f)}) {
+      values.insert(values.end(), {value, -value});
+    }
+  }
+  std::vector<float> rounded = values;
+  round_values(SparseFormat::kTiny, rounded);
+  EXPECT_TRUE(bits_of(rounded) == bits_of(through_tiny(values)));
+}
+
 TEST(SparseCodec, a_gradient_of_resnet50_is_small) {
   Random random(4);
   const std::map<double, int64_t> most_compact = {{0.1, 7'700'000}, {0.01, 800'000}, {0.001, 100'000}};
@@ -180,6 +231,7 @@ TEST(SparseCodec, a_gradient_of_resnet50_is_small) {
     for (const Sparse& sparse : {scattered(kResNet50, ratio, random), clustered(kResNet50, ratio, random)}) {
       const int64_t compact = encoded(sparse, SparseFormat::kCompact).size();
       const int64_t exact = encoded(sparse, SparseFormat::kExact).size();
+      EXPECT_EQ(encoded(sparse, SparseFormat::kTiny).size() + sparse.indices.size(), compact);
       EXPECT_LT(compact, most) << ratio;
       EXPECT_LT(exact, most_exact.at(ratio)) << ratio;
       EXPECT_EQ(exact, encoded_bound(kResNet50, sparse.indices.size(), SparseFormat::kExact));
@@ -197,8 +249,9 @@ TEST(SparseCodec, the_bound_is_reached_where_gaps_are_as_bad_as_they_can_be) {
       std::vector<uint32_t> indices;
       for (int64_t i = 0; i < count; ++i) indices.push_back(static_cast<uint32_t>(i * (gap + 1) + gap));
       const Sparse sparse = with_values(count * (gap + 1), indices, random);
-      EXPECT_EQ(encoded(sparse, SparseFormat::kCompact).size(),
-                encoded_bound(sparse.n, count, SparseFormat::kCompact));
+      for (const SparseFormat format : {SparseFormat::kCompact, SparseFormat::kTiny}) {
+        EXPECT_EQ(encoded(sparse, format).size(), encoded_bound(sparse.n, count, format));
+      }
     }
   }
 }
@@ -251,9 +304,9 @@ TEST(SparseCodec, each_fault_is_named) {
     EXPECT_EQ(fault_of(message, sparse.n), std::nullopt);
     EXPECT_EQ(fault_of(message, sparse.n + 1), SparseFault::kElements);
     EXPECT_EQ(fault_of(patched(message, 0, 0), sparse.n), SparseFault::kFormat);
-    EXPECT_EQ(fault_of(patched(message, 0, 3), sparse.n), SparseFault::kFormat);
+    EXPECT_EQ(fault_of(patched(message, 0, 4), sparse.n), SparseFault::kFormat);
     EXPECT_EQ(fault_of(patched(message, 4, 70'000), 70'000),
-              format == SparseFormat::kCompact ? SparseFault::kRange : SparseFault::kTooLong);
+              format == SparseFormat::kExact ? SparseFault::kTooLong : SparseFault::kRange);
     EXPECT_EQ(fault_of(patched(message, 8, 200'001), sparse.n), SparseFault::kCount);
     EXPECT_EQ(fault_of(patched(message, 8, ~0u), sparse.n), SparseFault::kCount);
     EXPECT_EQ(fault_of(patched(message, 8, 200'000), sparse.n), SparseFault::kTruncated);
@@ -327,7 +380,7 @@ TEST(SparseCodec, a_message_that_is_taken_is_the_only_one_of_its_vector) {
 
 TEST(SparseCodec, room_is_made_only_for_what_the_message_has_bytes_for) {
   const Message message = encoded({kMostSparseElements, {5}, {1}}, SparseFormat::kCompact);
-  for (const uint32_t format : {1, 2}) {
+  for (const uint32_t format : {1, 2, 3}) {
     std::vector<uint32_t> indices;
     std::vector<float> values;
     const Message huge = patched(patched(message, 0, format), 8, ~0u);

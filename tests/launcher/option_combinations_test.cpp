@@ -146,6 +146,13 @@ TEST(Options, OnlyTopKHasAWarmUpOfItsRatioAndMomentumToCorrect) {
   };
   EXPECT_EQ(refused({"--ratio-warmup", "2"}),
             "--ratio-warmup 2: --compress none has no ratio; leave it out, or give --compress topk");
+  const std::string where =
+      " it is for what --compress topk sends between hosts; leave it out, or give "
+      "--compress topk --compress-where bridge";
+  EXPECT_EQ(refused({"--topk-values", "fp8"}), "--topk-values fp8:" + where);
+  EXPECT_EQ(refused({"--topk-values", "fp8", "--compress", "topk", "--compress-where", "all"}),
+            "--topk-values fp8:" + where);
+  EXPECT_EQ(refused({"--topk-values", "fp8", "--compress", "topk"}), "(accepted)");
   EXPECT_EQ(refused({"--compress", "bf16", "--momentum-correction", "on"}),
             "--momentum-correction on: --compress bf16 sends all elements, whose momentum needs no "
             "correction; leave it out, or give --compress topk");

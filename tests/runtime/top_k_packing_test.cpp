@@ -32,7 +32,7 @@ StepSchedule schedule_with(double ratio_warmup) {
 // Hosts with a number of ranks each, whose messages are handed over by the test.
 class Hosts {
  public:
-  Hosts(int hosts, int ranks, double ratio_warmup = 0)
+  Hosts(int hosts, int ranks, double ratio_warmup = 0, SparseFormat format = SparseFormat::kCompact)
       : network_(Network(choose_network("simplecnn", "cifar", {1, 28, 28}, 10), {.images = 1}).plan()),
         buckets_(plan_buckets(network_, 200 << 10, true)),
         hosts_(hosts),
@@ -52,7 +52,8 @@ class Hosts {
         packings_.push_back(std::make_unique<TopKPacking>(
             schedule_with(ratio_warmup), network_, buckets_, slices,
             TopKPacking::Arrays{[this, host](uint32_t) { return gradients_[host].data(); },
-                                [this, host](uint32_t step) { return residuals_[host][step % 2].data(); }}));
+                                [this, host](uint32_t step) { return residuals_[host][step % 2].data(); }},
+            format));
       }
     }
   }
@@ -150,9 +151,9 @@ TEST(TopKPacking, HasTheSameBitsForAnyNumberOfRanks) {
 
 // What a host sends and what it keeps make up its sum and what it had kept, at the rate of its step: nothing
 // is lost, to the bit.
-TEST(TopKPacking, LosesNothing) {
+void expect_nothing_lost(SparseFormat format) {
   for (const float scale : {1.0f, 1e-12f, 3e7f}) {
-    Hosts hosts(1, 1);
+    Hosts hosts(1, 1, 0, format);
     for (uint32_t step = 1; step <= 3; ++step) {
       hosts.draw(step, scale);
       const std::vector<float> sum = hosts.gradient(0), before = hosts.residual(0, step - 1);
@@ -170,9 +171,9 @@ TEST(TopKPacking, LosesNothing) {
             ASSERT_EQ(got, sum[at]);
             continue;
           }
-          // Rounding to fp16 takes away half of its last bit at most.
+          // Rounding takes away half of the last bit at most, or what the largest number is exceeded by.
           if (got != 0) {
-            ASSERT_LE(std::abs(kept), std::abs(got) * 0x1p-11f);
+            ASSERT_LE(std::abs(kept), std::abs(got) * (format == SparseFormat::kTiny ? 0x1.2p-5f : 0x1p-11f));
           }
         }
         if (has_residual(parameter.role)) {
@@ -182,6 +183,10 @@ TEST(TopKPacking, LosesNothing) {
     }
   }
 }
+
+TEST(TopKPacking, LosesNothing) { expect_nothing_lost(SparseFormat::kCompact); }
+
+TEST(TopKPacking, LosesNothingWithValuesOfOneByte) { expect_nothing_lost(SparseFormat::kTiny); }
 
 TEST(TopKPacking, SendsWhatIsNotFiniteToEverybody) {
   Hosts hosts(2, 1);
