@@ -40,8 +40,11 @@ int64_t bound_for(int64_t elements, int64_t count) {
 }  // namespace
 
 TopKPacking::TopKPacking(const StepSchedule& schedule, const NetworkPlan& network, const BucketPlan& buckets,
-                         const std::vector<ShardRange>& slices, Arrays arrays)
-    : buckets_(slices.size()), schedule_(schedule), arrays_(std::move(arrays)) {
+                         const std::vector<ShardRange>& slices, Arrays arrays, MomentumCorrection momentum)
+    : buckets_(slices.size()),
+      schedule_(schedule),
+      arrays_(std::move(arrays)),
+      momentum_(std::move(momentum)) {
   const double most_sent = schedule.top_k(1).ratio;  // it never rises
   for (int i = 0; i < std::ssize(network.parameters); ++i) {
     const ParameterPlan& parameter = network.parameters[i];
@@ -85,6 +88,8 @@ std::span<const std::byte> TopKPacking::pack(uint32_t step, int index) {
 std::size_t TopKPacking::pack_weight(uint32_t step, const Weight& weight, std::span<std::byte> out) {
   float* const new_residual = arrays_.residual(step) + weight.offset;
   const TopKStep now = schedule_.top_k(step);
+  momentum_.apply(weight.offset, weight.elements, arrays_.gradients(step), arrays_.velocity(step - 1),
+                  arrays_.velocity(step));
   const SparseView sent = top_k_.select(
       count_for(now.ratio, weight.unpadded), weight.elements, arrays_.gradients(step) + weight.offset,
       arrays_.residual(step - 1) + weight.offset, new_residual, now.residual_scale);

@@ -6,8 +6,9 @@
 // All hosts add the messages up in the order of hosts, so they have the same bits. Values are scaled by a
 // power of two, so that the largest fits fp16 well, and rounded to it; what rounding takes away is left for
 // later too. So in every step sent + new residual = sum + residual, element by element, residuals scaled as
-// TopKStep says, which also says how many are sent. Where a value is not finite the vector has fp32 values,
-// and everybody sees it.
+// TopKStep says, which also says how many are sent. With momentum correction the sum is first replaced by
+// what momentum makes of it (runtime/momentum_correction.h). Where a value is not finite the vector has fp32
+// values, and everybody sees it.
 //
 // Weights are those of whole parameters: BucketPlan cuts slices accordingly.
 #pragma once
@@ -22,6 +23,7 @@
 #include "kernels/network_plan.h"
 #include "kernels/top_k.h"
 #include "runtime/buckets.h"
+#include "runtime/momentum_correction.h"
 #include "runtime/step_schedule.h"
 
 namespace annulus {
@@ -29,13 +31,14 @@ namespace annulus {
 class TopKPacking final : public BridgePacking {
  public:
   // Arrays of BucketPlan::elements floats, by step: the rank's gradients, of which it owns `slices` (by
-  // bucket), and this host's residual after a step.
+  // bucket), and this host's residual after a step, and its velocity where momentum is corrected.
   struct Arrays {
     std::function<float*(uint32_t step)> gradients;
     std::function<float*(uint32_t step)> residual;
+    std::function<float*(uint32_t step)> velocity = [](uint32_t) { return nullptr; };
   };
   TopKPacking(const StepSchedule& schedule, const NetworkPlan& network, const BucketPlan& buckets,
-              const std::vector<ShardRange>& slices, Arrays arrays);
+              const std::vector<ShardRange>& slices, Arrays arrays, MomentumCorrection momentum = {});
 
   std::span<float> whole(int bucket) override { return buckets_[bucket].whole; }
   std::span<const std::byte> pack(uint32_t step, int bucket) override;
@@ -64,6 +67,7 @@ class TopKPacking final : public BridgePacking {
   std::vector<Bucket> buckets_;
   const StepSchedule schedule_;
   const Arrays arrays_;
+  const MomentumCorrection momentum_;
   TopK top_k_;
   std::vector<std::byte> message_;
   std::vector<float> scaled_;
