@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <set>
+#include <sstream>
 
 #include "tests/end_to_end/network_of_hosts.h"
 #include "tests/end_to_end/run_with_deaths.h"
@@ -140,6 +141,38 @@ TEST_F(HostsRunTest, TopKWithMomentumCorrectionHasTheSameBitsForAnyNumberOfWorke
     weights.insert(weights_of_all(2));
   }
   EXPECT_EQ(weights.size(), 3u);
+}
+
+// Momentum is linear: of gradients that are sent whole it is the same before the sum as after it, but for
+// rounding.
+TEST_F(HostsRunTest, MomentumCorrectionOfWholeGradientsIsTheOptimizersMomentum) {
+  make_hosts(2);
+  if (IsSkipped()) return;
+  write_file(scratch_ / "net.yaml", kResidual);
+  for (const char* const optimizer : {"momentum", "nesterov"}) {
+    std::vector<double> losses[2];
+    for (const char* const correction : {"off", "on"}) {
+      const std::string directory = std::string("run/") + optimizer + correction;
+      commands_.clear();
+      start(with(kTopK, {"--ratio", "1", "--optimizer", optimizer, "--momentum-correction", correction,
+                         "--run-dir", directory}),
+            2);
+      weights_of_all(2);
+      std::istringstream lines(read_file(scratch_ / (directory + "/metrics.jsonl")));
+      for (std::string line; std::getline(lines, line);) {
+        const std::string key = "\"loss\":";
+        const size_t at = line.find(key);
+        if (at != line.npos)
+          losses[correction == std::string("on")].push_back(std::stod(line.substr(at + key.size())));
+      }
+    }
+    ASSERT_EQ(losses[0].size(), 60u);
+    ASSERT_EQ(losses[1].size(), 60u);
+    for (int step = 0; step < 60; ++step) {
+      ASSERT_NEAR(losses[0][step], losses[1][step], 1e-3) << optimizer << ", step " << step + 1;
+    }
+    EXPECT_NE(losses[0], losses[1]) << "nothing is corrected";
+  }
 }
 
 TEST_F(HostsRunTest, TopKWithMomentumCorrectionHealsAndGoesOnWithTheSameBits) {
