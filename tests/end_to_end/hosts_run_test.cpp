@@ -180,7 +180,7 @@ TEST_F(HostsRunTest, TopKWithMomentumCorrectionHealsAndGoesOnWithTheSameBits) {
   if (IsSkipped()) return;
   write_file(scratch_ / "net.yaml", kResidual);
   write_file(scratch_ / "hosts", network_->hosts_file("slots=2"));
-  const Words run = with(kCorrected, {"--steps", "300"});
+  const Words run = with(kCorrected, {"--steps", "300", "--max-restarts", "20"});
   start(with(run, {"--run-dir", "undisturbed"}), 2);
   const std::string undisturbed = weights_of_all(2);
   commands_.clear();
