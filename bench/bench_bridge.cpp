@@ -16,6 +16,7 @@
 #include "bench/network_hosts.h"
 #include "bench/statistics.h"
 #include "collectives/bridge_links.h"
+#include "kernels/aligned_floats.h"
 #include "kernels/cpu_features.h"
 #include "launcher/job.h"
 #include "launcher/limits.h"
@@ -105,12 +106,12 @@ RankResult run_rank(const Meeting& meeting, const Load& load, int all_rank) {
   for (int peer = 0; peer < hosts; ++peer)
     addresses.push_back(meeting.addresses[peer * meeting.ranks + rank]);
   std::vector<float> written(load.elements, static_cast<float>(host + 1));
-  std::vector<float> residuals[2];
+  AlignedFloats residuals[2];
   if (load.packing) {
     written = gradient_like(load.elements, host);
     for (auto& residual : residuals) residual.resize(load.elements);
   }
-  std::vector<float> array(load.elements);
+  AlignedFloats array(load.elements);
   std::atomic<uint32_t> woken{0};
   Bridge::Wiring wiring{.connect = connect_bridge({.own = {.purpose = Purpose::kBridge,
                                                            .node = static_cast<uint32_t>(host),

@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
 #include "telemetry/check.h"
 #include "telemetry/error.h"
@@ -22,11 +23,18 @@ Address as(const SocketAddress& address) {
   return result;
 }
 
-bool stands_for_all(const SocketAddress& address) {
-  if (address.family() == AF_INET) return as<sockaddr_in>(address).sin_addr.s_addr == INADDR_ANY;
+// Its four bytes as one number, also of ::ffff:0.0.0.0, IPv4 in IPv6's clothes; nothing for IPv6.
+std::optional<uint32_t> ipv4(const SocketAddress& address) {
+  if (address.family() == AF_INET) return ntohl(as<sockaddr_in>(address).sin_addr.s_addr);
   const in6_addr in6 = as<sockaddr_in6>(address).sin6_addr;
-  // ::ffff:0.0.0.0 is IPv4's in IPv6's clothes.
-  return IN6_IS_ADDR_UNSPECIFIED(&in6) || (IN6_IS_ADDR_V4MAPPED(&in6) && in6.s6_addr32[3] == INADDR_ANY);
+  if (!IN6_IS_ADDR_V4MAPPED(&in6)) return std::nullopt;
+  return ntohl(in6.s6_addr32[3]);
+}
+
+bool stands_for_all(const SocketAddress& address) {
+  if (const std::optional<uint32_t> number = ipv4(address)) return *number == INADDR_ANY;
+  const in6_addr in6 = as<sockaddr_in6>(address).sin6_addr;
+  return IN6_IS_ADDR_UNSPECIFIED(&in6);
 }
 
 void set_option(int fd, int level, int option, int value) {
@@ -102,6 +110,12 @@ std::string SocketAddress::text() const {
 
 bool SocketAddress::operator==(const SocketAddress& other) const {
   return family() == other.family() && port() == other.port() && host() == other.host();
+}
+
+bool SocketAddress::is_loopback() const {
+  if (const std::optional<uint32_t> number = ipv4(*this)) return *number >> 24 == IN_LOOPBACKNET;
+  const in6_addr in6 = as<sockaddr_in6>(*this).sin6_addr;
+  return IN6_IS_ADDR_LOOPBACK(&in6);
 }
 
 SocketAddress resolve(const std::string& host, uint16_t port) {

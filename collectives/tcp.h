@@ -33,6 +33,9 @@ class SocketAddress {
 
   bool operator==(const SocketAddress& other) const;
 
+  // Of the host itself, where no other one comes.
+  bool is_loopback() const;
+
  private:
   sockaddr_storage storage_{};
   socklen_t size_ = 0;

@@ -58,8 +58,9 @@ HWY_INLINE int64_t pack(D d, hn::Mask<D> mask, hn::Vec<D> values, hn::Vec<hn::Re
 
 // new_residual[i] = the sum, or 0 where the sum reaches the threshold and becomes a candidate of index
 // first + i. Without a gradient the sums are the residual. Returns how many candidates there are.
-int64_t collect_block(int64_t first, int64_t n, const float* gradient, const float* residual, float scale,
-                      float* new_residual, int32_t threshold, float* values, uint32_t* indices) {
+template <Store kStore>
+int64_t collect(int64_t first, int64_t n, const float* gradient, const float* residual, float scale,
+                float* new_residual, int32_t threshold, float* values, uint32_t* indices) {
   int64_t count = 0;
   for_each_vector(n, [&](auto d, int64_t i) {
     const hn::RebindToUnsigned<decltype(d)> du;
@@ -67,11 +68,20 @@ int64_t collect_block(int64_t first, int64_t n, const float* gradient, const flo
     if (gradient != nullptr) sum = hn::Add(hn::LoadU(d, gradient + i), hn::Mul(hn::Set(d, scale), sum));
     sum = hn::IfThenElse(hn::IsNaN(sum), hn::BitCast(d, hn::Set(du, kNan)), sum);
     const auto candidate = reaches(d, sum, threshold);
-    hn::StoreU(hn::IfThenZeroElse(candidate, sum), d, new_residual + i);
+    put<hn::MaxLanes(d) == 1 ? Store::kCached : kStore>(hn::IfThenZeroElse(candidate, sum), d,
+                                                        new_residual + i);
     const auto index = hn::Add(hn::Set(du, static_cast<uint32_t>(first + i)), hn::Load(du, kLaneNumbers));
     count += pack(d, candidate, sum, index, values + count, indices + count);
   });
   return count;
+}
+
+int64_t collect_block(int64_t first, int64_t n, const float* gradient, const float* residual, float scale,
+                      float* new_residual, Store store, int32_t threshold, float* values, uint32_t* indices) {
+  const bool streams = store == Store::kStreaming && reinterpret_cast<uintptr_t>(new_residual) % 64 == 0;
+  return (streams ? collect<Store::kStreaming> : collect<Store::kCached>)(first, n, gradient, residual, scale,
+                                                                          new_residual, threshold, values,
+                                                                          indices);
 }
 
 // Of candidates [begin, end), moves those that reach the threshold to `kept` and on, which is at most
@@ -203,7 +213,7 @@ int64_t count_for(double ratio, int64_t n) {
 }
 
 SparseView TopK::select(int64_t k, int64_t n, const float* gradient, const float* residual,
-                        float* new_residual, float scale) {
+                        float* new_residual, float scale, Store store) {
   CHECK((k >= 1 || n == 0) && k <= n && n <= int64_t{1} << 32, "k = {}, n = {}", k, n);
   if (n == 0) return {};
 
@@ -213,11 +223,11 @@ SparseView TopK::select(int64_t k, int64_t n, const float* gradient, const float
     indices_.resize(space);
     scratch_.resize(std::max<size_t>(space, kMostSamples));
   }
-  collect(k, n, gradient, residual, scale, new_residual,
+  collect(k, n, gradient, residual, scale, new_residual, store,
           guess_threshold(k, n, gradient, residual, scale, scratch_.data()));
   if (count_ < k) {
     for (int64_t i = 0; i < count_; ++i) new_residual[indices_[i]] = values_[i];
-    collect(k, n, nullptr, new_residual, 1, new_residual, 0);
+    collect(k, n, nullptr, new_residual, 1, new_residual, store, 0);
   }
   prune(k, new_residual);
   return {{indices_.data(), static_cast<size_t>(k)}, {values_.data(), static_cast<size_t>(k)}};
@@ -225,15 +235,15 @@ SparseView TopK::select(int64_t k, int64_t n, const float* gradient, const float
 
 // Candidates are all sums that reach the threshold, or at least the k largest of them where there are more.
 void TopK::collect(int64_t k, int64_t n, const float* gradient, const float* residual, float scale,
-                   float* new_residual, int32_t threshold) {
+                   float* new_residual, Store store, int32_t threshold) {
   count_ = 0;
   for (int64_t first = 0; first < n; first += kBlock) {
     // As later sums have higher indices, they must be larger than those that are kept.
     if (count_ + kBlock > most_candidates(k, n)) threshold = prune(k, new_residual) + 1;
-    count_ += HWY_DYNAMIC_DISPATCH(collect_block)(first, std::min(kBlock, n - first),
-                                                  gradient == nullptr ? nullptr : gradient + first,
-                                                  residual + first, scale, new_residual + first, threshold,
-                                                  values_.data() + count_, indices_.data() + count_);
+    count_ += HWY_DYNAMIC_DISPATCH(collect_block)(
+        first, std::min(kBlock, n - first), gradient == nullptr ? nullptr : gradient + first,
+        residual + first, scale, new_residual + first, store, threshold, values_.data() + count_,
+        indices_.data() + count_);
   }
 }
 

@@ -12,6 +12,8 @@
 #include <span>
 #include <vector>
 
+#include "kernels/store.h"
+
 namespace annulus {
 
 // How many of n elements are sent: ceil(ratio * n), at least 1 and at most n; 0 of 0. The ratio is meant as
@@ -31,16 +33,17 @@ class TopK {
   // Of the n sums gradient[i] + scale * residual[i], product and sum each rounded to fp32, returns the k of
   // largest magnitude; of equal ones those of lowest index. new_residual[i] becomes +0 where i is sent and
   // the sum where it is not: each sum is found in one of the two with all its bits. 1 <= k <= n <= 2^32, or n
-  // = k = 0. new_residual may be residual; otherwise no arrays overlap. No alignment is needed.
+  // = k = 0. new_residual may be residual; otherwise no arrays overlap. No alignment is needed, but
+  // kStreaming writes new_residual past the caches only where it is 64-byte aligned.
   //
   // What is returned is valid until the next call. The same bits from every instruction set. Time is linear
   // in n for any data; mostly that of one pass.
   SparseView select(int64_t k, int64_t n, const float* gradient, const float* residual, float* new_residual,
-                    float scale = 1);
+                    float scale = 1, Store store = Store::kCached);
 
  private:
   void collect(int64_t k, int64_t n, const float* gradient, const float* residual, float scale,
-               float* new_residual, int32_t threshold);
+               float* new_residual, Store store, int32_t threshold);
   int32_t prune(int64_t k, float* new_residual);
 
   // Sums that may be among the k largest, in order of index. They are 0 in the new residual.

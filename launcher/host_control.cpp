@@ -51,13 +51,8 @@ HostControl::HostControl(const RunHosts& hosts, Say say)
         }
       }) {
   if (!first()) return;
-  const std::string& address = hosts_.list.hosts[0].address;
-  try {
-    acceptor_ = std::make_unique<Acceptor>(listen_on(resolve(address, hosts_.port)), *hosts_.secret,
-                                           identity(), [this](const Identity& peer) { return judge(peer); });
-  } catch (const UserError& error) {
-    throw UserError::format("{}: host {}, which is this one: {}", hosts_.list.source, name(0), error.what());
-  }
+  acceptor_ = std::make_unique<Acceptor>(listen_for_others(hosts_, hosts_.port), *hosts_.secret, identity(),
+                                         [this](const Identity& peer) { return judge(peer); });
   preflight_.emplace(names_of(hosts_.list));
   events_.add(acceptor_->fd(), kAcceptor, EPOLLIN);
 }

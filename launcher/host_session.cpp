@@ -31,15 +31,10 @@ HostPlan HostSession::hosts() const {
 void HostSession::preflight(Job& job, const ResumePoint* resume) {
   HostPlan& plan = job.run.hosts;
   HostReport report{.facts = host_facts(job, hosts_), .ports = {}, .checkpoints = {}};
-  const Host& own = hosts_.list.hosts[hosts_.node];
-  try {
-    for (int rank = 0; rank < job.run.config.workers; ++rank) {
-      listeners_.push_back(listen_on(resolve(own.address, 0)));
-      report.ports.push_back(local_address(listeners_.back().get()).port());
-      plan.listeners.push_back(listeners_.back().get());
-    }
-  } catch (const UserError& error) {
-    throw UserError::format("{}: host {}, which is this one: {}", hosts_.list.source, own.name, error.what());
+  for (int rank = 0; rank < job.run.config.workers; ++rank) {
+    listeners_.push_back(listen_for_others(hosts_, 0));
+    report.ports.push_back(local_address(listeners_.back().get()).port());
+    plan.listeners.push_back(listeners_.back().get());
   }
   if (resume != nullptr) {
     for (const auto& offer : resume->offers) report.checkpoints.push_back({offer->step(), offer->weights()});

@@ -78,6 +78,12 @@ void check_hosts(const TrainConfig& config, int workers_of_host, int64_t shards)
         "out, or train on one host",
         config.staleness);
   }
+  if (config.checkpoint_minutes > 0) {
+    throw UserError::format(
+        "--checkpoint-minutes {}: on several hosts checkpoints must be of the same step, and clocks do not "
+        "choose one; give --checkpoint-every or --checkpoint-epochs",
+        config.checkpoint_minutes);
+  }
   if (keeps_residuals(config)) {
     throw UserError(
         "--compress-where all: on several hosts --compress topk works between them alone; give "

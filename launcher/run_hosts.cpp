@@ -182,6 +182,25 @@ TrainConfig on_hosts(TrainConfig config, const RunHosts& hosts) {
 }
 
 // FNV-1a, of which 13 bits can be seen.
+UniqueFd listen_for_others(const RunHosts& hosts, uint16_t port) {
+  const Host& own = hosts.list.hosts[hosts.node];
+  try {
+    const SocketAddress address = resolve(own.address, port);
+    check_reachable(own, address);
+    return listen_on(address);
+  } catch (const UserError& error) {
+    throw UserError::format("{}: host {}, which is this one: {}", hosts.list.source, own.name, error.what());
+  }
+}
+
+void check_reachable(const Host& own, const SocketAddress& address) {
+  if (!address.is_loopback() || own.address == address.host() || own.address == "localhost") return;
+  throw UserError::format(
+      "\"{}\" is {} here, where no other host can come (/etc/hosts may say so). Give the address that the "
+      "others know, as addr=, or change /etc/hosts",
+      own.address, address.host());
+}
+
 uint16_t port_of(const Secret& secret) {
   uint64_t hash = 0xcbf29ce484222325;
   for (const std::byte byte : secret.bytes()) hash = (hash ^ std::to_integer<uint64_t>(byte)) * 0x100000001b3;

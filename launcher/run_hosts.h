@@ -7,6 +7,7 @@
 #include <string>
 
 #include "collectives/secret.h"
+#include "collectives/tcp.h"
 #include "launcher/host_list.h"
 #include "runtime/train_config.h"
 
@@ -45,6 +46,14 @@ RunHosts find_hosts(const TrainConfig& config,
 
 // `config` with the number of hosts, and with their slots as workers. Throws UserError.
 TrainConfig on_hosts(TrainConfig config, const RunHosts& hosts);
+
+// A socket that listens on this host's address, for the others; port 0: on one that the kernel chooses.
+// Throws UserError where it cannot be had, and as check_reachable() does.
+UniqueFd listen_for_others(const RunHosts& hosts, uint16_t port);
+
+// Throws UserError where the name of this host, `own`, means this host itself to it and nothing to others: in
+// Debian's /etc/hosts a host's own name is 127.0.1.1. Who writes such a number, or localhost, means it.
+void check_reachable(const Host& own, const SocketAddress& address);
 
 // Where each of them can take the first host's connections without being told: from 20,000 to 29,999, below
 // the ports that the kernel gives out.

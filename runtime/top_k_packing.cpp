@@ -4,7 +4,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "collectives/publish.h"
 #include "kernels/reduce.h"
+#include "runtime/segment_layout.h"
 #include "telemetry/check.h"
 #include "telemetry/error.h"
 
@@ -44,7 +46,8 @@ TopKPacking::TopKPacking(const StepSchedule& schedule, const NetworkPlan& networ
     : buckets_(slices.size()),
       schedule_(schedule),
       arrays_(std::move(arrays)),
-      momentum_(std::move(momentum)) {
+      momentum_(std::move(momentum)),
+      store_(store_of_moments(buckets.elements)) {
   const double most_sent = schedule.top_k(1).ratio;  // it never rises
   for (int i = 0; i < std::ssize(network.parameters); ++i) {
     const ParameterPlan& parameter = network.parameters[i];
@@ -82,6 +85,7 @@ std::span<const std::byte> TopKPacking::pack(uint32_t step, int index) {
   std::size_t at = 0;
   for (const Weight& weight : bucket.weights)
     at += pack_weight(step, weight, std::span(message_).subspan(at));
+  store_fence();
   return std::span(message_).first(at);
 }
 
@@ -92,7 +96,7 @@ std::size_t TopKPacking::pack_weight(uint32_t step, const Weight& weight, std::s
                   arrays_.velocity(step));
   const SparseView sent = top_k_.select(
       count_for(now.ratio, weight.unpadded), weight.elements, arrays_.gradients(step) + weight.offset,
-      arrays_.residual(step - 1) + weight.offset, new_residual, now.residual_scale);
+      arrays_.residual(step - 1) + weight.offset, new_residual, now.residual_scale, store_);
   WeightHeader header{};
   SparseFormat format = SparseFormat::kExact;
   std::span<const float> values = sent.values;
@@ -128,26 +132,43 @@ void TopKPacking::unpack(uint32_t step, int index, const std::vector<std::span<c
   const auto refuse = [](std::size_t host, const std::string& what) {
     throw LinkError(fmt::format("host {}'s message is refused: {}", host, what));
   };
+  unpacked_.resize(left.size());
   for (const Weight& weight : bucket.weights) {
-    float* const sum = gradients + weight.offset;
-    std::fill_n(sum, weight.elements, 0.0f);
     for (std::size_t host = 0; host < left.size(); ++host) {
       try {
-        unpack_weight(weight, left[host]);
+        unpack_weight(weight, left[host], unpacked_[host]);
       } catch (const SparseCodecError& error) {
         refuse(host, error.what());
       }
-      for (std::size_t i = 0; i < unpacked_.indices.size(); ++i) {
-        sum[unpacked_.indices[i]] += unpacked_.values[i];
-      }
     }
+    add_up(weight.elements, gradients + weight.offset);
   }
+  store_fence();
   for (std::size_t host = 0; host < left.size(); ++host) {
     if (!left[host].empty()) refuse(host, "it is too long");
   }
 }
 
-void TopKPacking::unpack_weight(const Weight& weight, std::span<const std::byte>& message) {
+// Piece by piece in the first-level cache, from where it goes to memory once.
+void TopKPacking::add_up(int64_t elements, float* sum) {
+  constexpr int64_t kPieceElements = 4096;
+  alignas(64) float piece[kPieceElements];
+  next_.assign(unpacked_.size(), 0);
+  for (int64_t begin = 0; begin < elements; begin += kPieceElements) {
+    const int64_t count = std::min(kPieceElements, elements - begin);
+    std::fill_n(piece, count, 0.0f);
+    for (std::size_t host = 0; host < unpacked_.size(); ++host) {
+      const Sparse& sent = unpacked_[host];
+      std::size_t& i = next_[host];
+      for (; i < sent.indices.size() && sent.indices[i] < begin + count; ++i) {
+        piece[sent.indices[i] - begin] += sent.values[i];
+      }
+    }
+    copy(count * static_cast<int64_t>(sizeof(float)), piece, sum + begin, store_);
+  }
+}
+
+void TopKPacking::unpack_weight(const Weight& weight, std::span<const std::byte>& message, Sparse& to) {
   WeightHeader header;
   if (message.size() < sizeof header) {
     throw SparseCodecError(SparseFault::kTruncated, "it ends before a weight");
@@ -160,10 +181,10 @@ void TopKPacking::unpack_weight(const Weight& weight, std::span<const std::byte>
   if (std::abs(header.exponent) > kMostExponent) {
     throw SparseCodecError(SparseFault::kRange, fmt::format("an exponent of {}", header.exponent));
   }
-  decode(message.first(header.bytes), weight.elements, unpacked_.indices, unpacked_.values);
+  decode(message.first(header.bytes), weight.elements, to.indices, to.values);
   message = message.subspan(header.bytes);
   const float back = std::ldexp(1.0f, -header.exponent);
-  for (float& value : unpacked_.values) value *= back;
+  for (float& value : to.values) value *= back;
 }
 
 }  // namespace annulus

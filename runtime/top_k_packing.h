@@ -61,8 +61,10 @@ class TopKPacking final : public BridgePacking {
     std::vector<float> values;
   };
   std::size_t pack_weight(uint32_t step, const Weight& weight, std::span<std::byte> out);
-  // Takes the next weight off the message's front, to unpacked_.
-  void unpack_weight(const Weight& weight, std::span<const std::byte>& message);
+  // Takes the next weight off the message's front.
+  static void unpack_weight(const Weight& weight, std::span<const std::byte>& message, Sparse& to);
+  // sum = of what unpacked_ has of each host.
+  void add_up(int64_t elements, float* sum);
 
   std::vector<Bucket> buckets_;
   const StepSchedule schedule_;
@@ -72,7 +74,9 @@ class TopKPacking final : public BridgePacking {
   std::vector<std::byte> message_;
   std::vector<float> scaled_;
   std::vector<uint16_t> rounded_;
-  Sparse unpacked_;
+  std::vector<Sparse> unpacked_;   // of one weight, by host
+  std::vector<std::size_t> next_;  // by host: the first of those that are not added up yet
+  Store store_;                    // of what no cache keeps until it is read
 };
 
 }  // namespace annulus

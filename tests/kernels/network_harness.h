@@ -13,7 +13,7 @@
 #include <random>
 #include <vector>
 
-#include "aligned_floats.h"
+#include "kernels/aligned_floats.h"
 #include "kernels/network.h"
 #include "reference_network.h"
 #include "telemetry/check.h"

@@ -5,8 +5,8 @@
 #include <limits>
 #include <random>
 
-#include "aligned_floats.h"
 #include "each_target.h"
+#include "kernels/aligned_floats.h"
 
 namespace annulus {
 namespace {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "aligned_floats.h"
+#include "kernels/aligned_floats.h"
 #include "kernels/reduce.h"
 
 namespace annulus {

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "each_target.h"
+#include "kernels/aligned_floats.h"
 
 namespace annulus {
 namespace {
@@ -49,7 +50,8 @@ Floats any_bits(int64_t n, unsigned seed) {
   return values;
 }
 
-// Selects once, in place or not, and compares with the reference; the residual becomes the new one.
+// Selects once, in place or not, in the latter case past the caches too, and compares with the reference; the
+// residual becomes the new one.
 void expect_reference_bits(TopK& top, int64_t k, std::span<const float> gradient, std::span<float> residual,
                            bool in_place, float scale = 1) {
   const auto n = static_cast<int64_t>(gradient.size());
@@ -57,14 +59,17 @@ void expect_reference_bits(TopK& top, int64_t k, std::span<const float> gradient
   const SparseVector expected =
       top_k_reference(k, n, gradient.data(), residual.data(), expected_residual.data(), scale);
 
-  Floats elsewhere(in_place ? 0 : n, NAN);
+  AlignedFloats elsewhere(in_place ? 0 : n);
   const Floats residual_before(residual.begin(), residual.end());
   float* const new_residual = in_place ? residual.data() : elsewhere.data();
-  const SparseView sent = top.select(k, n, gradient.data(), residual.data(), new_residual, scale);
-
-  ASSERT_EQ(std::vector<uint32_t>(sent.indices.begin(), sent.indices.end()), expected.indices);
-  ASSERT_EQ(bits_of(sent.values), bits_of(expected.values));
-  ASSERT_EQ(bits_of({new_residual, gradient.size()}), bits_of(expected_residual));
+  for (const Store store : {Store::kStreaming, Store::kCached}) {
+    if (in_place && store == Store::kStreaming) continue;
+    std::fill(elsewhere.begin(), elsewhere.end(), NAN);
+    const SparseView sent = top.select(k, n, gradient.data(), residual.data(), new_residual, scale, store);
+    ASSERT_EQ(std::vector<uint32_t>(sent.indices.begin(), sent.indices.end()), expected.indices);
+    ASSERT_EQ(bits_of(sent.values), bits_of(expected.values));
+    ASSERT_EQ(bits_of({new_residual, gradient.size()}), bits_of(expected_residual));
+  }
   if (!in_place) {
     ASSERT_EQ(bits_of(residual), bits_of(residual_before));
     std::copy(elsewhere.begin(), elsewhere.end(), residual.begin());
@@ -180,9 +185,12 @@ TEST(TopK, WritesNoMoreThanNElements) {
   for_each_target([&] {
     for (int64_t n = 0; n < 70; ++n) {
       const Floats gradient = normals(n, 5), residual = normals(n, 6);
-      Floats rest(n + 32, 77);
-      TopK().select(std::min<int64_t>(n, 3), n, gradient.data(), residual.data(), rest.data() + 16);
-      for (int64_t i = 0; i < 16; ++i) ASSERT_TRUE(rest[i] == 77 && rest[n + 31 - i] == 77) << n;
+      for (const Store store : {Store::kCached, Store::kStreaming}) {
+        AlignedFloats rest(n + 32, 77);
+        TopK().select(std::min<int64_t>(n, 3), n, gradient.data(), residual.data(), rest.data() + 16, 1,
+                      store);
+        for (int64_t i = 0; i < 16; ++i) ASSERT_TRUE(rest[i] == 77 && rest[n + 31 - i] == 77) << n;
+      }
     }
   });
 }

@@ -163,6 +163,10 @@ TEST_F(RunHostsTest, SeveralHostsHaveRefusalsOfTheirOwn) {
   EXPECT_NE(refused({"--compress", "topk", "--compress-where", "all"}).find("give --compress-where bridge"),
             std::string::npos);
   EXPECT_EQ(refused({"--compress", "topk"}), "(accepted)");
+  EXPECT_EQ(
+      refused({"--checkpoint-minutes", "5"}),
+      "--checkpoint-minutes 5: on several hosts checkpoints must be of the same step, and clocks do not "
+      "choose one; give --checkpoint-every or --checkpoint-epochs");
   EXPECT_EQ(refused({"--shards", "3"}),
             "--shards 3: fewer than the 4 workers (2 on each of 2 hosts); give at least --shards 4, or fewer "
             "workers or hosts");
@@ -178,6 +182,27 @@ TEST_F(RunHostsTest, WhereARunIsIsNotInItsSavedConfiguration) {
   for (const char* const key : {"hosts", "node", "secret", "port", "remote"}) {
     EXPECT_EQ(yaml.find("\n" + std::string(key)), yaml.npos) << yaml;
   }
+}
+
+TEST(RunHosts, AHostWhoseNameMeansItselfAloneIsRefused) {
+  const auto refused = [](const std::string& host, const std::string& address) {
+    try {
+      check_reachable({"trainer@big", host}, resolve(address, 0));
+    } catch (const UserError& error) {
+      return std::string(error.what());
+    }
+    return std::string("(accepted)");
+  };
+  EXPECT_EQ(
+      refused("big", "127.0.1.1"),
+      "\"big\" is 127.0.1.1 here, where no other host can come (/etc/hosts may say so). Give the address "
+      "that the others know, as addr=, or change /etc/hosts");
+  EXPECT_NE(refused("big", "::1"), "(accepted)");
+  EXPECT_NE(refused("big", "::ffff:127.0.0.1"), "(accepted)");
+  EXPECT_EQ(refused("127.0.0.1", "127.0.0.1"), "(accepted)");
+  EXPECT_EQ(refused("localhost", "127.0.0.1"), "(accepted)");
+  EXPECT_EQ(refused("big", "10.0.0.1"), "(accepted)");
+  EXPECT_EQ(refused("big", "128.0.0.1"), "(accepted)");
 }
 
 TEST_F(RunHostsTest, AnOrderComesBackAsItWas) {

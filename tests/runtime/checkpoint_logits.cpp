@@ -5,13 +5,13 @@
 #include <fstream>
 #include <random>
 
+#include "kernels/aligned_floats.h"
 #include "kernels/network.h"
 #include "runtime/arena.h"
 #include "runtime/checkpoint.h"
 #include "runtime/initial_weights.h"
 #include "runtime/models.h"
 #include "runtime/network_yaml.h"
-#include "tests/kernels/aligned_floats.h"
 
 namespace annulus {
 namespace {

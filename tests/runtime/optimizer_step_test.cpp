@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "tests/kernels/aligned_floats.h"
+#include "kernels/aligned_floats.h"
 
 namespace annulus {
 namespace {
