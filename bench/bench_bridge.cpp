@@ -248,7 +248,8 @@ void measure_model(const BenchBridgeOptions& options, const Machine& machine, co
       if (compress == "topk") {
         load.packing = [&job, slices = plan.slices](TopKPacking::Arrays arrays) {
           return std::make_unique<TopKPacking>(job.run.schedule, job.run.network, job.run.buckets, slices,
-                                               std::move(arrays), sparse_format_of(job.run.config));
+                                               std::move(arrays), MomentumCorrection(),
+                                               sparse_format_of(job.run.config));
         };
       }
       return load;

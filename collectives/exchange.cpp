@@ -196,9 +196,9 @@ bool Exchange::advance() {
     sum();
     return true;
   }
-  if (bridge_ != nullptr && joined_ < summed_) {
-    bridge_->check();
-    if (bridge_->done() > joined_) {
+  if (bridge_ != nullptr && joined_ < published_) {
+    bridge_->check();  // before the sum is made as well: wait() ends when the bridge has failed
+    if (joined_ < summed_ && bridge_->done() > joined_) {
       join();
       return true;
     }

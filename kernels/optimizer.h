@@ -6,8 +6,8 @@
 //   w' = w - lr * d
 // Plain SGD: d unchanged, no moments.
 //
-// Where momentum was applied before gradients were summed ("momentum correction", runtime/
-// gradient_compression.h), g holds the gradient's share of d already, and moments hold the decay's alone:
+// Where momentum was applied before gradients were summed (runtime/momentum_correction.h), g holds the
+// gradient's share of d already, and moments hold the decay's alone:
 //   m' = momentum * m + weight_decay * w
 //   d = g + (nesterov ? weight_decay * w + momentum * m' : m')
 //

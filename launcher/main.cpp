@@ -106,8 +106,8 @@ int train(int argc, const char* const* argv, const std::vector<std::string>& wor
   }
   std::optional<ResumePoint> resume;
   if (!config.resume.empty()) {
-    resume =
-        (hosts.several() ? find_resume_point_of_hosts : find_resume_point)(config.resume, config.run_dir);
+    resume = hosts.several() ? find_resume_point_of_hosts(config.resume, config.run_dir, hosts.node)
+                             : find_resume_point(config.resume, config.run_dir);
   }
   if (resume && !hosts.order) {
     const BaseConfig base{resume->checkpoint->config(), resume->checkpoint->path()};

@@ -60,11 +60,6 @@ void check_compression(const TrainConfig& config) {
         "nesterov",
         config.optimizer);
   }
-  if (config.momentum_correction && !compresses_shards(config)) {
-    throw UserError(
-        "--momentum-correction on: momentum of its own has each shard, not each host; leave it out, or give "
-        "--compress-where all");
-  }
   if (corrects_momentum(config) && config.clip > 0) {
     throw UserError::format(
         "--clip {}: with --momentum-correction on the norm would be that of momenta, not of the gradient; "

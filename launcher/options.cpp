@@ -222,8 +222,8 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
   };
   Option& correction = table.on_off(
       "momentum-correction", config.momentum_correction,
-      "compress topk: momentum of each shard's gradient before the largest elements are chosen, not of "
-      "what is sent; momentum and nesterov only");
+      "compress topk: momentum of each host's gradient before the largest elements are chosen, not of what "
+      "is sent (compress-where all: of each shard's); momentum and nesterov only");
   // Left out where it has no meaning, as momentum is.
   correction.write = [&config] {
     const bool counts = config.compress == "topk" && uses_momentum(config);

@@ -69,9 +69,14 @@ std::string later_one(const std::string& directory, uint32_t step) {
   return "";
 }
 
-// Below a run's directory, the first host's own first.
+// Of a host, below a run's directory.
+fs::path directory_of_host(const fs::path& run, int node) {
+  return checkpoint_directory((node == 0 ? run : run / host_directory_name(node)).string());
+}
+
+// Below a run's directory, the first host's first.
 std::vector<fs::path> directories_of_hosts(const fs::path& run) {
-  std::vector<fs::path> directories = {checkpoint_directory(run.string())};
+  std::vector<fs::path> directories = {directory_of_host(run, 0)};
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(run, error)) {
     if (entry.path().filename().string().starts_with(kHostDirectory)) {
@@ -119,6 +124,21 @@ ResumePoint named(const std::string& path, const std::string& run_dir) {
   }
   point.run_dir.clear();
   return point;
+}
+
+// In place of one that the user has named, of whatever host, the host's own of the same step, if it is there.
+void take_own(ResumePoint& point, int node) {
+  const fs::path own = directory_of_host(point.run_dir, node) / fs::path(point.checkpoint->path()).filename();
+  std::error_code error;
+  if (!fs::exists(own, error)) return;
+  try {
+    auto checkpoint = std::make_shared<const Checkpoint>(own.string());
+    if (checkpoint->weights() != point.checkpoint->weights()) return;
+    point.checkpoint = std::move(checkpoint);
+    point.offers = {point.checkpoint};
+  } catch (const UserError& damaged) {
+    point.warnings.push_back(fmt::format("skipped {}", damaged.what()));
+  }
 }
 
 ResumePoint latest_run() {
@@ -173,7 +193,7 @@ ResumePoint find_resume_point(const std::string& resume, const std::string& run_
 
 std::string host_directory_name(int node) { return kHostDirectory + std::to_string(node); }
 
-ResumePoint find_resume_point_of_hosts(const std::string& resume, const std::string& run_dir) {
+ResumePoint find_resume_point_of_hosts(const std::string& resume, const std::string& run_dir, int node) {
   ResumePoint point;
   std::error_code error;
   if (resume != "latest" && !fs::is_directory(resume, error)) {
@@ -186,13 +206,18 @@ ResumePoint find_resume_point_of_hosts(const std::string& resume, const std::str
     point.run_dir = run_of(fs::absolute(resume).parent_path());
     const fs::path run = point.run_dir;
     if (run.filename().string().starts_with(kHostDirectory)) point.run_dir = run.parent_path().string();
+    if (!point.run_dir.empty()) take_own(point, node);
     return point;
   }
   const fs::path run = resume != "latest" ? fs::path(resume)
                        : run_dir.empty()  ? latest_run_of_hosts()
                                           : fs::path(run_dir);
   point.run_dir = run.lexically_normal().string();
-  for (const fs::path& directory : directories_of_hosts(run)) {
+  std::vector<fs::path> directories = directories_of_hosts(run);
+  // Of two checkpoints of a step the first one counts.
+  std::stable_partition(directories.begin(), directories.end(),
+                        [own = directory_of_host(run, node)](const fs::path& path) { return path == own; });
+  for (const fs::path& directory : directories) {
     if (!fs::is_directory(directory, error)) continue;
     for (const std::string& path : list_checkpoints(directory.string())) {
       try {

@@ -28,10 +28,11 @@ std::string checkpoint_directory(const std::string& run_dir);
 // intact one: two runs' files must not mix. Throws UserError where there is none, naming each damaged one.
 ResumePoint find_resume_point(const std::string& resume, const std::string& run_dir);
 
-// The same on one of several hosts. They all hold the same state, so one goes on from whatever it sees of the
-// checkpoints of any of them, below the run's directory: the first host's are in checkpoints/, those of
-// others in node-1/checkpoints/ and so on. Which step it is, the hosts agree on later.
-ResumePoint find_resume_point_of_hosts(const std::string& resume, const std::string& run_dir);
+// The same on one of several hosts. They all hold the same weights and moments, so one goes on from whatever
+// it sees of the checkpoints of any of them, below the run's directory: the first host's are in checkpoints/,
+// those of others in node-1/checkpoints/ and so on. Its own come first, since what top-k keeps is a host's.
+// Which step it is, the hosts agree on later.
+ResumePoint find_resume_point_of_hosts(const std::string& resume, const std::string& run_dir, int node);
 // "node-3": below the first host's run directory.
 std::string host_directory_name(int node);
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "runtime/optimizer_step.h"
 #include "telemetry/check.h"
 
 namespace annulus {
@@ -14,13 +13,12 @@ constexpr int64_t kPortion = 4096;  // elements that are rounded at a time, so t
 
 GradientCompression::GradientCompression(const TrainConfig& config, const NetworkPlan& network,
                                          const BucketPlan& buckets)
-    : parts_(buckets.extents.size()) {
+    : parts_(buckets.extents.size()), momentum_(config, network, buckets) {
   if (!compresses_shards(config)) return;
   if (config.compress == "fp16") rounded_ = DataType::kF16;
   if (config.compress == "bf16") rounded_ = DataType::kBf16;
   if (keeps_residuals(config)) {
     top_k_.emplace();
-    if (corrects_momentum(config)) velocity_ = sgd_step(config, 0);
   } else {
     narrow_.resize(kPortion * sizeof(uint16_t));
   }
@@ -31,14 +29,9 @@ GradientCompression::GradientCompression(const TrainConfig& config, const Networ
     if (top_k_) {
       if (!has_residual(parameter.role)) continue;
       part.unpadded = parameter.layout.elements();
-      // The update takes the space between two parameters as well, where all is zero.
-      const int64_t blocks = (part.elements + kParameterAlignment - 1) / kParameterAlignment;
-      if (velocity_) corrected_.push_back({part.offset, part.offset + blocks * kParameterAlignment});
     }
     parts_[buckets.bucket_of[i]].push_back(part);
   }
-  std::sort(corrected_.begin(), corrected_.end(),
-            [](const ShardRange& a, const ShardRange& b) { return a.begin < b.begin; });
 }
 
 void GradientCompression::apply(int bucket, float* gradient, const ShardState& from, const ShardState& to) {
@@ -50,24 +43,12 @@ void GradientCompression::apply(int bucket, float* gradient, const ShardState& f
       continue;
     }
     CHECK(from.residual != nullptr && to.residual != nullptr);
-    if (velocity_) {
-      CHECK(from.velocity != nullptr && to.velocity != nullptr);
-      velocity_update(*velocity_, part.elements, values, from.velocity + at, to.velocity + at);
-    }
+    momentum_.apply(at, part.elements, gradient, from.velocity, to.velocity);
     const int64_t k = count_for(step_.ratio, part.unpadded);
     const SparseView sent =
         top_k_->select(k, part.elements, values, from.residual + at, to.residual + at, step_.residual_scale);
     write_dense(sent, part.elements, values);
   }
-}
-
-GradientCompression::Run GradientCompression::momentum_of(int64_t begin, int64_t end) const {
-  const auto next =
-      std::upper_bound(corrected_.begin(), corrected_.end(), begin,
-                       [](int64_t element, const ShardRange& range) { return element < range.end; });
-  const bool corrected = next != corrected_.end() && next->begin <= begin;
-  if (corrected) return {std::min(end, next->end) - begin, true};
-  return {(next == corrected_.end() ? end : std::min(end, next->begin)) - begin, false};
 }
 
 void GradientCompression::round(int64_t n, float* values) {

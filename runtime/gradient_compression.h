@@ -6,9 +6,7 @@
 //                step. How many, and how residuals are scaled: TopKStep. Biases and batch norm's parameters
 //                are small and stay as they are.
 //
-// With momentum correction (Lin et al., "Deep Gradient Compression", ICLR 2018) the momentum of weights comes
-// before top-k: of each shard's gradient, in its velocity. What is sent has it already, so the update adds
-// none (SgdStep::corrected). Their masking of velocities is left out: docs/compression.md says why.
+// With momentum correction (runtime/momentum_correction.h) the momentum of weights comes before top-k.
 //
 // Running statistics are no gradients and are left alone. With --compress-where all it takes place in the
 // shard's gradient buffer before that is summed, so that the sum is the one that hosts would have exchanged
@@ -21,12 +19,11 @@
 #include <optional>
 #include <vector>
 
-#include "collectives/summation_tree.h"
 #include "kernels/network_plan.h"
-#include "kernels/optimizer.h"
 #include "kernels/reduce.h"
 #include "kernels/top_k.h"
 #include "runtime/buckets.h"
+#include "runtime/momentum_correction.h"
 #include "runtime/step_schedule.h"
 #include "runtime/train_config.h"
 
@@ -51,13 +48,6 @@ class GradientCompression {
   // in `to` from those in `from`, the shard's state after the step before.
   void apply(int bucket, float* gradient, const ShardState& from, const ShardState& to);
 
-  // The first elements of [begin, end) that all have their momentum already, or all have not; at least one.
-  struct Run {
-    int64_t count = 0;
-    bool corrected = false;
-  };
-  Run momentum_of(int64_t begin, int64_t end) const;
-
  private:
   struct Part {
     int64_t offset = 0, elements = 0;  // of a parameter, padding included
@@ -67,8 +57,7 @@ class GradientCompression {
 
   std::vector<std::vector<Part>> parts_;  // by bucket: what is not sent as it is
   std::optional<TopK> top_k_;             // nothing: rounds to the type
-  std::optional<SgdStep> velocity_;       // nothing: no momentum correction
-  std::vector<ShardRange> corrected_;     // elements that have a velocity, in order
+  MomentumCorrection momentum_;
   TopKStep step_;
   DataType rounded_ = DataType::kF32;
   std::vector<std::byte> narrow_;  // one portion of a rounded gradient

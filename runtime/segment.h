@@ -52,9 +52,10 @@ class Segment {
   float* moments_after(uint32_t step, int array = 0) const {
     return moments(static_cast<int>(step % 2), array);
   }
-  // What top-k has left of a shard's gradients after `step`; null where residuals are not kept.
+  // What top-k has left of a shard's gradients after `step`, or, as shard 0, of the host's; null where
+  // residuals are not kept.
   float* residual_after(uint32_t step, int64_t shard) const;
-  // The momentum of a shard's gradients after `step`; null where it is not kept.
+  // The momentum of those gradients after `step`; null where it is not kept.
   float* velocity_after(uint32_t step, int64_t shard) const;
   // What step `step` has left, for a checkpoint; whole as long as the step's generation is.
   CheckpointState state_after(uint32_t step) const;

@@ -97,10 +97,14 @@ void plan_residuals(const SegmentInputs& inputs, Cursor& cursor, SegmentPlan& pl
     plan.homes.push_back({cursor.since(first), rank});
   }
   if (inputs.residuals == SegmentInputs::ResidualsOf::kHost) {
-    take(plan.residual_offsets);
-    for (int generation = 0; generation < 2; ++generation) {
-      add_homes_of_slices(inputs, plan.residual_offsets[0] + generation * plan.state_array_bytes, plan);
-    }
+    const auto take_by_slices = [&](std::vector<uint64_t>& offsets) {
+      take(offsets);
+      for (int generation = 0; generation < 2; ++generation) {
+        add_homes_of_slices(inputs, offsets[0] + generation * plan.state_array_bytes, plan);
+      }
+    };
+    take_by_slices(plan.residual_offsets);
+    if (inputs.velocities) take_by_slices(plan.velocity_offsets);
   }
   plan.residuals = cursor.since(begin);
 }
@@ -170,11 +174,13 @@ SegmentPlan plan_segment(const SegmentInputs& inputs) {
   plan.parts.push_back({inputs.gradient_sets() == 1 ? "gradients, all ranks" : "gradients, all ranks, 2 sets",
                         plan.gradients.bytes});
   if (inputs.residual_arrays() > 0) {
-    plan.parts.push_back({inputs.residuals == SegmentInputs::ResidualsOf::kHost
-                              ? "residual of the host, 2 generations"
-                          : inputs.velocities ? "residuals and velocities of shards, 2 generations"
-                                              : "residuals of shards, 2 generations",
-                          plan.residuals.bytes});
+    const bool of_host = inputs.residuals == SegmentInputs::ResidualsOf::kHost;
+    plan.parts.push_back(
+        {fmt::format("{} of {}, 2 generations",
+                     of_host ? (inputs.velocities ? "residual and velocity" : "residual")
+                             : (inputs.velocities ? "residuals and velocities" : "residuals"),
+                     of_host ? "the host" : "shards"),
+         plan.residuals.bytes});
   }
   if (inputs.snapshot) plan.parts.push_back({"snapshot for checkpoints", plan.snapshot.bytes});
   plan.parts.push_back({"images and labels", plan.data.bytes});

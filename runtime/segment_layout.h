@@ -9,10 +9,11 @@
 //
 // With --clip there is a section of norms behind the versions (norm_meeting.h). With --compress topk there
 // are residuals behind the gradients: 2 generations for each shard, on the node of the rank that computes it
-// (--compress-where all), and beside them as many velocities (--momentum-correction on); or 2 for the host
-// (bridge). Where checkpoints are made during the run there is a snapshot behind them: the arrays of one
-// generation. There are 0, 1 or 2 arrays of moments. With --staleness 1 there is a third generation of
-// weights behind the two of weights and moments, and gradients have two sets of buffers, not one.
+// (--compress-where all), or 2 for the host (bridge); and beside them as many velocities
+// (--momentum-correction on). Where checkpoints are made during the run there is a snapshot behind them: the
+// arrays of one generation. There are 0, 1 or 2 arrays of moments. With --staleness 1 there is a third
+// generation of weights behind the two of weights and moments, and gradients have two sets of buffers, not
+// one.
 //
 // Sections start on pages. Everything inside is 64-byte aligned, words of different ranks 128 bytes apart or
 // more. Who writes what is said at each field; nothing is allocated after the fork and no lock lives here.
@@ -135,7 +136,7 @@ struct SegmentInputs {
   bool norms = false;       // whether ranks meet for the norm of the gradient
   // Who keeps what top-k has not sent.
   enum class ResidualsOf : uint8_t { kNobody, kShards, kHost } residuals = ResidualsOf::kNobody;
-  bool velocities = false;  // whether shards that have residuals keep the momentum of their gradients too
+  bool velocities = false;  // whether who has a residual keeps the momentum of its gradients too
   bool snapshot = false;    // whether checkpoints are made during the run
   DatasetInfo dataset;
 
@@ -152,7 +153,7 @@ struct SegmentInputs {
   int64_t residual_arrays() const {
     return residuals == ResidualsOf::kShards ? shards : residuals == ResidualsOf::kHost ? 1 : 0;
   }
-  int64_t velocity_arrays() const { return velocities ? shards : 0; }
+  int64_t velocity_arrays() const { return velocities ? residual_arrays() : 0; }
 
   ExchangePlan exchange() const { return {algorithm, ranks, shards, buckets.extents, domains}; }
 };

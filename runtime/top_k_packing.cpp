@@ -42,10 +42,12 @@ int64_t bound_for(SparseFormat format, int64_t elements, int64_t count) {
 }  // namespace
 
 TopKPacking::TopKPacking(const StepSchedule& schedule, const NetworkPlan& network, const BucketPlan& buckets,
-                         const std::vector<ShardRange>& slices, Arrays arrays, SparseFormat format)
+                         const std::vector<ShardRange>& slices, Arrays arrays, MomentumCorrection momentum,
+                         SparseFormat format)
     : buckets_(slices.size()),
       schedule_(schedule),
       arrays_(std::move(arrays)),
+      momentum_(std::move(momentum)),
       format_(format),
       store_(store_of_moments(buckets.elements)) {
   const double most_sent = schedule.top_k(1).ratio;  // it never rises
@@ -92,6 +94,8 @@ std::span<const std::byte> TopKPacking::pack(uint32_t step, int index) {
 std::size_t TopKPacking::pack_weight(uint32_t step, const Weight& weight, std::span<std::byte> out) {
   float* const new_residual = arrays_.residual(step) + weight.offset;
   const TopKStep now = schedule_.top_k(step);
+  momentum_.apply(weight.offset, weight.elements, arrays_.gradients(step), arrays_.velocity(step - 1),
+                  arrays_.velocity(step));
   const SparseView sent = top_k_.select(
       count_for(now.ratio, weight.unpadded), weight.elements, arrays_.gradients(step) + weight.offset,
       arrays_.residual(step - 1) + weight.offset, new_residual, now.residual_scale, store_);

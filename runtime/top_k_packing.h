@@ -6,8 +6,9 @@
 // All hosts add the messages up in the order of hosts, so they have the same bits. Values are scaled by a
 // power of two, so that the largest fits the format well, and rounded to it; what rounding takes away is left
 // for later too (Basu et al., "Qsparse-local-SGD", NeurIPS 2019). So in every step sent + new residual = sum
-// + residual, element by element, residuals scaled as TopKStep says, which also says how many are sent. Where
-// a value is not finite the vector has fp32 values, and everybody sees it.
+// + residual, element by element, residuals scaled as TopKStep says, which also says how many are sent. With
+// momentum correction the sum is first replaced by what momentum makes of it (runtime/momentum_correction.h).
+// Where a value is not finite the vector has fp32 values, and everybody sees it.
 //
 // Weights are those of whole parameters: BucketPlan cuts slices accordingly.
 #pragma once
@@ -22,6 +23,7 @@
 #include "kernels/network_plan.h"
 #include "kernels/top_k.h"
 #include "runtime/buckets.h"
+#include "runtime/momentum_correction.h"
 #include "runtime/step_schedule.h"
 #include "runtime/train_config.h"
 
@@ -35,13 +37,14 @@ inline SparseFormat sparse_format_of(const TrainConfig& config) {
 class TopKPacking final : public BridgePacking {
  public:
   // Arrays of BucketPlan::elements floats, by step: the rank's gradients, of which it owns `slices` (by
-  // bucket), and this host's residual after a step.
+  // bucket), and this host's residual after a step, and its velocity where momentum is corrected.
   struct Arrays {
     std::function<float*(uint32_t step)> gradients;
     std::function<float*(uint32_t step)> residual;
+    std::function<float*(uint32_t step)> velocity = [](uint32_t) { return nullptr; };
   };
   TopKPacking(const StepSchedule& schedule, const NetworkPlan& network, const BucketPlan& buckets,
-              const std::vector<ShardRange>& slices, Arrays arrays,
+              const std::vector<ShardRange>& slices, Arrays arrays, MomentumCorrection momentum = {},
               SparseFormat format = SparseFormat::kCompact);
 
   std::span<float> whole(int bucket) override { return buckets_[bucket].whole; }
@@ -73,6 +76,7 @@ class TopKPacking final : public BridgePacking {
   std::vector<Bucket> buckets_;
   const StepSchedule schedule_;
   const Arrays arrays_;
+  const MomentumCorrection momentum_;
   const SparseFormat format_;  // of finite values
   TopK top_k_;
   std::vector<std::byte> message_;

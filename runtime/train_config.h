@@ -122,9 +122,10 @@ inline bool uses_momentum(const TrainConfig& config) {
   return config.optimizer == "momentum" || config.optimizer == "nesterov";
 }
 
-// Whether momentum is that of each shard's gradient before top-k, not that of what was sent.
+// Whether momentum is that of each shard's, or host's, gradient before top-k, not that of what was sent.
 inline bool corrects_momentum(const TrainConfig& config) {
-  return keeps_residuals(config) && uses_momentum(config) && config.momentum_correction;
+  const bool selects = keeps_residuals(config) || keeps_host_residual(config);
+  return selects && uses_momentum(config) && config.momentum_correction;
 }
 
 inline bool uses_adam(const TrainConfig& config) {

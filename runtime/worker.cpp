@@ -38,6 +38,7 @@ Worker::Worker(const RunPlan& run, const Segment& segment, int rank, std::functi
       sum_plan_(run.segment_inputs().exchange().rank_sum(rank)),
       data_(segment.data(run.dataset)),
       shards_(run.shards_of(rank)),
+      momentum_(run.config, run.network, run.buckets),
       compression_(run.config, run.network, run.buckets),
       attempt_(left) {
   update_stores_.moments = store_of_moments(run.buckets.elements);
@@ -132,12 +133,13 @@ void Worker::prepare() {
   populate(segment_.gradients(rank_, 0),
            header_.gradient_sets * plan.gradient_buffers[rank_] * plan.gradient_buffer_bytes, beat);
   const uint64_t both = 2 * plan.state_array_bytes;
-  if (keeps_host_residual(run_.config)) populate(segment_.residual_after(0, 0), both, beat);
+  const auto populate_kept = [&](int64_t shard) {
+    populate(segment_.residual_after(0, shard), both, beat);
+    if (float* const velocity = segment_.velocity_after(0, shard)) populate(velocity, both, beat);
+  };
+  if (keeps_host_residual(run_.config)) populate_kept(0);
   if (keeps_residuals(run_.config)) {
-    for (int64_t shard = shards_.begin; shard < shards_.end; ++shard) {
-      populate(segment_.residual_after(0, shard), both, beat);
-      if (float* const velocity = segment_.velocity_after(0, shard)) populate(velocity, both, beat);
-    }
+    for (int64_t shard = shards_.begin; shard < shards_.end; ++shard) populate_kept(shard);
   }
   populate(segment_.base(), plan.state.offset, beat);  // header, ranks, versions, rings
 }
@@ -211,8 +213,9 @@ void Worker::make_bridge() {
     wiring.packing = std::make_unique<TopKPacking>(
         run_.schedule, run_.network, run_.buckets, plan.slices,
         TopKPacking::Arrays{.gradients = [this](uint32_t step) { return gradients(step, 0); },
-                            .residual = [this](uint32_t step) { return segment_.residual_after(step, 0); }},
-        sparse_format_of(run_.config));
+                            .residual = [this](uint32_t step) { return segment_.residual_after(step, 0); },
+                            .velocity = [this](uint32_t step) { return segment_.velocity_after(step, 0); }},
+        momentum_, sparse_format_of(run_.config));
   }
   bridge_ = std::make_unique<Bridge>(plan, std::move(wiring));
 }
@@ -521,7 +524,7 @@ void Worker::apply(int64_t offset, int64_t count, const float* sum) {
   }
   for (int64_t done = 0; done < count;) {
     const int64_t at = offset + done;
-    const auto run = compression_.momentum_of(at, offset + count);
+    const auto run = momentum_.first_run(at, offset + count);
     update_.apply(run.count, sum + done, state_after(updating_step_ - 1) + at,
                   state_after(updating_step_) + at, update_stores_, run.corrected);
     done += run.count;

@@ -18,6 +18,7 @@
 #include "runtime/arena.h"
 #include "runtime/data_order.h"
 #include "runtime/gradient_compression.h"
+#include "runtime/momentum_correction.h"
 #include "runtime/optimizer_step.h"
 #include "runtime/recovery.h"
 #include "runtime/run_plan.h"
@@ -109,6 +110,7 @@ class Worker {
   DatasetView data_;
   std::vector<std::vector<int>> buckets_by_stage_;
   const ShardRange shards_;  // that this rank computes
+  const MomentumCorrection momentum_;
   GradientCompression compression_;
 
   std::unique_ptr<Network> network_;

@@ -65,6 +65,9 @@ class Box {
     seen_.resize(ranks());
   }
 
+  // What the exchanges' sums cross; none unless this is set. Outlives run().
+  std::function<Bridge*(int rank)> bridge_of = [](int) { return nullptr; };
+
   // Only these elements take part in the norm.
   void set_norm_part(ShardRange part) { norm_part_ = part; }
 
@@ -82,11 +85,12 @@ class Box {
           if (met != nullptr) seen_[rank].norm = met->norm();
         };
         if (threads_ == Threads::kOne) {
-          Exchange exchange(plan_, memory(), versions(), waiter, sink, met);
+          Exchange exchange(plan_, memory(), versions(), waiter, sink, met, bridge_of(rank));
           body(rank, waiter, exchange);
         } else {
           ExchangeThread exchange(plan_, memory(), versions(), waiter,
-                                  {.cpu = ExchangeThread::kUnbound, .waiting = policy_}, sink, met);
+                                  {.cpu = ExchangeThread::kUnbound, .waiting = policy_}, sink, met,
+                                  bridge_of(rank));
           body(rank, waiter, exchange);
         }
       });

@@ -1,10 +1,13 @@
 #include "collectives/exchange.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
 
+#include "collectives/bridge.h"
 #include "kernels/reduce.h"
+#include "telemetry/error.h"
 #include "tests/collectives/exchange_harness.h"
 #include "tests/collectives/tree_domains.h"
 
@@ -206,6 +209,43 @@ void leave_early(const ExchangeCase& way, Box::Threads threads) {
 TEST(Exchange, a_rank_that_leaves_early_hangs_nobody_once_the_launcher_aborts) {
   for (const ExchangeCase& way : ways(4, 4)) {
     for (const Box::Threads threads : kBoth) leave_early(way, threads);
+  }
+}
+
+// A rank's bridge breaks, since another host's worker has died, while one of its own box has died as well:
+// its sums never come, and so it hands nothing to the bridge.
+TEST(Exchange, a_broken_bridge_ends_the_wait_for_a_rank_that_is_gone) {
+  for (const ExchangeCase& way : ways(2, 2)) {
+    for (const Box::Threads threads : kBoth) {
+      alarm(60);  // ends the program where it hangs
+      Box box(way.plan({{0, 4}}), Box::kWaiting, 1, threads);
+      std::vector<float> array(box.elements());
+      std::atomic<bool> published{false};
+      int broken = 0;
+      const auto connect = [&](const Bridge::Leave& leave) -> TcpTransport::Streams {
+        while (!published && !leave.asked()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        throw LinkError("it is gone");
+      };
+      std::optional<Bridge> bridge;
+      bridge.emplace(BridgePlan{.hosts = 2, .node = 0, .slices = {{0, box.elements()}}},
+                     Bridge::Wiring{.connect = connect, .arrays = {array.data()}, .wake = [&] {
+                                      wake_all(box.control, box.controls());
+                                    }});
+      box.bridge_of = [&](int rank) { return rank == 0 ? &*bridge : nullptr; };
+      box.run([&](int rank, Waiter&, StepExchange& exchange) {
+        if (rank == 1) return;
+        exchange.begin(1);
+        try {
+          exchange.publish();
+          published = true;
+          exchange.finish();
+        } catch (const LinkError&) {
+          ++broken;
+        }
+      });
+      EXPECT_EQ(broken, 1);
+      alarm(0);
+    }
   }
 }
 

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <deque>
+#include <set>
+#include <sstream>
 
 #include "tests/end_to_end/network_of_hosts.h"
 #include "tests/end_to_end/run_with_deaths.h"
@@ -15,6 +17,10 @@ const Words kBox = {"train", "--dataset",    "synthetic", "--model",   "mlp", "-
                     "on",    "--lr",         "0.01",      "--run-dir", "run"};
 const Words kRun = with(kBox, {"--hosts", "hosts"});
 const Words kLong = with(kRun, {"--steps", "100000000"});
+// Each host keeps what it has not sent, and the momentum of its own gradients.
+const Words kTopK = with(kRun, {"--compress", "topk", "--ratio", "0.05", "--optimizer", "nesterov",
+                                "--weight-decay", "0.001", "--shards", "4", "--model", "net.yaml"});
+const Words kCorrected = with(kTopK, {"--momentum-correction", "on"});
 
 class HostsRunTest : public OnHosts {
  protected:
@@ -114,6 +120,90 @@ TEST_F(HostsRunTest, ALostWorkerHealsAndTheOthersNoticeAPause) {
   EXPECT_EQ(weights_of_all(3), weights);
   const std::string said = read_file(scratch_ / "run/summary.json");
   EXPECT_TRUE(contains(said, "\"restarts\": 1")) << said;
+}
+
+TEST_F(HostsRunTest, TopKWithMomentumCorrectionHasTheSameBitsForAnyNumberOfWorkers) {
+  make_hosts(2);
+  if (IsSkipped()) return;
+  write_file(scratch_ / "net.yaml", kResidual);
+  std::set<std::string> weights;
+  for (const char* const slots : {"slots=1", "slots=2"}) {
+    write_file(scratch_ / "hosts", network_->hosts_file(slots));
+    commands_.clear();
+    start(with(kCorrected, {"--run-dir", std::string("run/") + slots}), 2);
+    weights.insert(weights_of_all(2));
+  }
+  EXPECT_EQ(weights.size(), 1u);
+  // The other way round: what should make a difference does.
+  for (const Words& other : {kTopK, with(kCorrected, {"--optimizer", "momentum"})}) {
+    commands_.clear();
+    start(with(other, {"--run-dir", "run/" + std::to_string(weights.size())}), 2);
+    weights.insert(weights_of_all(2));
+  }
+  EXPECT_EQ(weights.size(), 3u);
+}
+
+// Momentum is linear: of gradients that are sent whole it is the same before the sum as after it, but for
+// rounding.
+TEST_F(HostsRunTest, MomentumCorrectionOfWholeGradientsIsTheOptimizersMomentum) {
+  make_hosts(2);
+  if (IsSkipped()) return;
+  write_file(scratch_ / "net.yaml", kResidual);
+  for (const char* const optimizer : {"momentum", "nesterov"}) {
+    std::vector<double> losses[2];
+    for (const char* const correction : {"off", "on"}) {
+      const std::string directory = std::string("run/") + optimizer + correction;
+      commands_.clear();
+      start(with(kTopK, {"--ratio", "1", "--optimizer", optimizer, "--momentum-correction", correction,
+                         "--run-dir", directory}),
+            2);
+      weights_of_all(2);
+      std::istringstream lines(read_file(scratch_ / (directory + "/metrics.jsonl")));
+      for (std::string line; std::getline(lines, line);) {
+        const std::string key = "\"loss\":";
+        const size_t at = line.find(key);
+        if (at != line.npos)
+          losses[correction == std::string("on")].push_back(std::stod(line.substr(at + key.size())));
+      }
+    }
+    ASSERT_EQ(losses[0].size(), 60u);
+    ASSERT_EQ(losses[1].size(), 60u);
+    for (int step = 0; step < 60; ++step) {
+      ASSERT_NEAR(losses[0][step], losses[1][step], 1e-3) << optimizer << ", step " << step + 1;
+    }
+    EXPECT_NE(losses[0], losses[1]) << "nothing is corrected";
+  }
+}
+
+TEST_F(HostsRunTest, TopKWithMomentumCorrectionHealsAndGoesOnWithTheSameBits) {
+  make_hosts(2);
+  if (IsSkipped()) return;
+  write_file(scratch_ / "net.yaml", kResidual);
+  write_file(scratch_ / "hosts", network_->hosts_file("slots=2"));
+  const Words run = with(kCorrected, {"--steps", "300", "--max-restarts", "20"});
+  start(with(run, {"--run-dir", "undisturbed"}), 2);
+  const std::string undisturbed = weights_of_all(2);
+  commands_.clear();
+  // Workers die on both hosts, then the run is stopped, and goes on from each host's own checkpoint.
+  start(run, 2);
+  for (int death = 0; death < 6; ++death) {
+    ASSERT_TRUE(wait_for_steps(0, 20 * (death + 1)));
+    host(death % 2).signal(death % 4 < 2 ? "annulus:0" : "annulus:1", SIGKILL);
+  }
+  ASSERT_TRUE(wait_for_steps(0, 150));
+  kill(host(1).pid(), SIGINT);
+  weights_of_all(2, 130);
+  EXPECT_TRUE(contains(read_file(scratch_ / "run/summary.json"), "\"restarts\": "));
+  EXPECT_FALSE(contains(read_file(scratch_ / "run/summary.json"), "\"restarts\": 0"));
+  const std::string stopped = "copy/checkpoints/" + last_checkpoint(0);
+  std::filesystem::copy(scratch_ / "run", scratch_ / "copy", std::filesystem::copy_options::recursive);
+  for (const Words& from :
+       {Words{"--resume", "latest", "--run-dir", "run"}, Words{"--resume", stopped, "--run-dir", "named"}}) {
+    SCOPED_TRACE(from[1]);
+    commands_.clear();
+    start(with({"train", "--hosts", "hosts", "--quiet", "on"}, from), 2);
+    EXPECT_EQ(weights_of_all(2), undisturbed);
+  }
 }
 
 TEST_F(HostsRunTest, AHungWorkerIsReplaced) {

@@ -159,13 +159,21 @@ TEST(Options, OnlyTopKHasAWarmUpOfItsRatioAndMomentumToCorrect) {
   EXPECT_EQ(refused({"--compress", "topk", "--momentum-correction", "on", "--optimizer", "adam"}),
             "--momentum-correction on: adam has no momentum; leave it out, or give --optimizer momentum or "
             "nesterov");
-  EXPECT_EQ(refused({"--compress", "topk", "--momentum-correction", "on"}),
-            "--momentum-correction on: momentum of its own has each shard, not each host; leave it out, or "
-            "give --compress-where all");
-  EXPECT_EQ(refused({"--compress", "topk", "--compress-where", "all", "--momentum-correction", "on", "--clip",
-                     "1"}),
-            "--clip 1: with --momentum-correction on the norm would be that of momenta, not of the "
-            "gradient; leave it out, or give --momentum-correction off");
+  const char* const with_clip =
+      "--clip 1: with --momentum-correction on the norm would be that of momenta, not of the gradient; leave "
+      "it out, or give --momentum-correction off";
+  Words clipped = {"--compress", "topk", "--momentum-correction", "on", "--clip", "1"};
+  // Between hosts as well, if there are any.
+  TrainConfig of_hosts = train(clipped);
+  EXPECT_FALSE(corrects_momentum(of_hosts));
+  EXPECT_EQ(check_combinations(of_hosts, 1).size(), 1U);  // nothing is compressed
+  of_hosts.host_count = 2;
+  EXPECT_EQ(refusal([&] { check_combinations(of_hosts, 1); }), with_clip);
+  of_hosts.clip = 0;
+  EXPECT_TRUE(check_combinations(of_hosts, 1).empty());
+  EXPECT_TRUE(corrects_momentum(of_hosts));
+  clipped.insert(clipped.end(), {"--compress-where", "all"});
+  EXPECT_EQ(refused(clipped), with_clip);
 }
 
 TEST(Options, CompressionBetweenHostsSaysThatThereIsOneBox) {

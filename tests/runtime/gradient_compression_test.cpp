@@ -148,31 +148,5 @@ TEST_F(GradientCompressionTest, sends_the_largest_of_each_weight_and_keeps_the_r
   }
 }
 
-// Every element belongs to one run, and a run to weights alone or to what is not corrected.
-TEST_F(GradientCompressionTest, says_whose_momentum_the_update_must_not_add) {
-  TrainConfig config = config_of("topk");
-  config.momentum_correction = true;
-  std::vector<bool> corrected(buckets_.elements);
-  const GradientCompression compression(config, network_, buckets_);
-  for (int64_t at = 0; at < buckets_.elements;) {
-    const auto [count, of_weights] = compression.momentum_of(at, buckets_.elements);
-    ASSERT_GE(count, 1);
-    ASSERT_EQ(count % 64, 0);
-    std::fill_n(corrected.begin() + at, count, of_weights);
-    at += count;
-  }
-  each_parameter([&](const ParameterPlan& parameter, int64_t offset, int64_t elements) {
-    for (int64_t i = offset; i < offset + elements; ++i) {
-      ASSERT_EQ(corrected[i], has_residual(parameter.role)) << i;
-    }
-  });
-  EXPECT_EQ(compression.momentum_of(0, 64).count, 64);
-
-  config.momentum_correction = false;
-  const auto all = GradientCompression(config, network_, buckets_).momentum_of(0, buckets_.elements);
-  EXPECT_EQ(all.count, buckets_.elements);
-  EXPECT_FALSE(all.corrected);
-}
-
 }  // namespace
 }  // namespace annulus

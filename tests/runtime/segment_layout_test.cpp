@@ -12,9 +12,11 @@
 namespace annulus {
 namespace {
 
+using ResidualsOf = SegmentInputs::ResidualsOf;
+
 SegmentInputs inputs_for(Algorithm algorithm, int ranks, int64_t shards, int state_arrays = 2,
-                         int domains = 1, int staleness = 0, bool norms = false, bool residuals = false,
-                         bool velocities = false) {
+                         int domains = 1, int staleness = 0, bool norms = false,
+                         ResidualsOf residuals = ResidualsOf::kNobody, bool velocities = false) {
   return {
       .ranks = ranks,
       .shards = shards,
@@ -24,7 +26,7 @@ SegmentInputs inputs_for(Algorithm algorithm, int ranks, int64_t shards, int sta
       .state_arrays = state_arrays,
       .staleness = staleness,
       .norms = norms,
-      .residuals = residuals ? SegmentInputs::ResidualsOf::kShards : SegmentInputs::ResidualsOf::kNobody,
+      .residuals = residuals,
       .velocities = velocities,
       .dataset = describe_synthetic({1, 7, 9}, 10, 1001, 33)};
 }
@@ -37,7 +39,7 @@ struct Case {
   int domains = 1;
   int staleness = 0;
   bool norms = false;
-  bool residuals = false;
+  ResidualsOf residuals = ResidualsOf::kNobody;
   bool velocities = false;
 };
 
@@ -179,13 +181,18 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{Algorithm::kRing, 3, 12, 1, 1, 1}, Case{Algorithm::kDirect, 2, 4, 3},
                     Case{Algorithm::kDirect, 3, 7, 2, 1, 0, true},
                     Case{Algorithm::kRing, 40, 40, 2, 1, 1, true}, Case{Algorithm::kDirect, 3, 3, 3, 1, 1},
-                    Case{Algorithm::kDirect, 3, 7, 2, 1, 0, false, true},
-                    Case{Algorithm::kDirect, 3, 7, 2, 1, 0, false, true, true}),
+                    Case{Algorithm::kDirect, 3, 7, 2, 1, 0, false, ResidualsOf::kShards},
+                    Case{Algorithm::kDirect, 3, 7, 2, 1, 0, false, ResidualsOf::kShards, true},
+                    Case{Algorithm::kDirect, 3, 7, 2, 1, 0, false, ResidualsOf::kHost},
+                    Case{Algorithm::kDirect, 3, 7, 2, 1, 0, false, ResidualsOf::kHost, true}),
     [](const auto& info) {
       return fmt::format("{}_{}_ranks_{}_shards_{}_arrays_{}_domains_staleness_{}{}{}{}",
                          to_string(info.param.algorithm), info.param.ranks, info.param.shards,
                          info.param.state_arrays, info.param.domains, info.param.staleness,
-                         info.param.norms ? "_norms" : "", info.param.residuals ? "_residuals" : "",
+                         info.param.norms ? "_norms" : "",
+                         info.param.residuals == ResidualsOf::kShards ? "_residuals"
+                         : info.param.residuals == ResidualsOf::kHost ? "_host_residual"
+                                                                      : "",
                          info.param.velocities ? "_velocities" : "");
     });
 

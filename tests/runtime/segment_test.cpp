@@ -179,18 +179,24 @@ TEST(Segment, with_delayed_updates_has_a_third_generation_of_weights_and_a_secon
   }
 }
 
-TEST(Segment, keeps_two_generations_of_residuals_and_velocities_for_each_shard_where_they_are_kept) {
+class SegmentThatKeeps : public testing::TestWithParam<SegmentInputs::ResidualsOf> {};
+
+INSTANTIATE_TEST_SUITE_P(AShard, SegmentThatKeeps, testing::Values(SegmentInputs::ResidualsOf::kShards));
+INSTANTIATE_TEST_SUITE_P(AHost, SegmentThatKeeps, testing::Values(SegmentInputs::ResidualsOf::kHost));
+
+TEST_P(SegmentThatKeeps, two_generations_of_residuals_and_velocities_has_room_for_them) {
   SegmentInputs inputs = inputs_for(2, 2);
   EXPECT_EQ(Segment(plan_segment(inputs), inputs, 0, kNoBind).residual_after(1, 0), nullptr);
   inputs.shards = 5;
-  inputs.residuals = SegmentInputs::ResidualsOf::kShards;
+  inputs.residuals = GetParam();
+  const int64_t kept = GetParam() == SegmentInputs::ResidualsOf::kHost ? 1 : 5;
   EXPECT_EQ(Segment(plan_segment(inputs), inputs, 0, kNoBind).velocity_after(1, 0), nullptr);
   inputs.velocities = true;
   const Segment segment(plan_segment(inputs), inputs, 0, kNoBind);
   const Section all = segment.header().residuals;
   std::set<float*> arrays;
   for (uint32_t step = 0; step < 2; ++step) {
-    for (int64_t shard = 0; shard < 5; ++shard) {
+    for (int64_t shard = 0; shard < kept; ++shard) {
       EXPECT_EQ(segment.residual_after(step + 2, shard), segment.residual_after(step, shard));
       EXPECT_EQ(segment.velocity_after(step + 2, shard), segment.velocity_after(step, shard));
       for (float* const array : {segment.residual_after(step, shard), segment.velocity_after(step, shard)}) {
@@ -202,10 +208,11 @@ TEST(Segment, keeps_two_generations_of_residuals_and_velocities_for_each_shard_w
       }
     }
   }
-  EXPECT_EQ(segment.state_after(3).residuals.size(), 5U);
-  EXPECT_EQ(segment.state_after(3).residuals[4], segment.residual_after(1, 4));
-  EXPECT_EQ(segment.state_after(3).velocities.size(), 5U);
-  EXPECT_EQ(segment.state_after(3).velocities[4], segment.velocity_after(1, 4));
+  const CheckpointState state = segment.state_after(3);
+  ASSERT_EQ(std::ssize(state.residuals), kept);
+  EXPECT_EQ(state.residuals[kept - 1], segment.residual_after(1, kept - 1));
+  ASSERT_EQ(std::ssize(state.velocities), kept);
+  EXPECT_EQ(state.velocities[kept - 1], segment.velocity_after(1, kept - 1));
 }
 
 TEST(Segment, is_shared_with_forked_children_at_the_same_address) {

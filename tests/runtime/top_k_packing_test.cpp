@@ -17,29 +17,36 @@ namespace {
 
 constexpr double kShare = 0.05;
 
-// Of two steps an epoch, after each of which the learning rate falls to a half.
-StepSchedule schedule_with(double ratio_warmup) {
+// Of two steps an epoch, after each of which the learning rate falls to a half. With an optimizer its
+// momentum is corrected.
+TrainConfig config_with(double ratio_warmup, const char* optimizer = nullptr) {
   TrainConfig config;
+  config.host_count = 2;
+  config.compress = "topk";
+  config.momentum_correction = optimizer != nullptr;
+  if (optimizer != nullptr) config.optimizer = optimizer;
   config.batch_size = 10;
   config.schedule = "step";
   config.decay_every = 1;
   config.decay_factor = 0.5;
   config.ratio = kShare;
   config.ratio_warmup = ratio_warmup;
-  return StepSchedule(config, 20);
+  return config;
 }
 
 // Hosts with a number of ranks each, whose messages are handed over by the test.
 class Hosts {
  public:
-  Hosts(int hosts, int ranks, double ratio_warmup = 0, SparseFormat format = SparseFormat::kCompact)
+  Hosts(int hosts, int ranks, const TrainConfig& config = config_with(0))
       : network_(Network(choose_network("simplecnn", "cifar", {1, 28, 28}, 10), {.images = 1}).plan()),
         buckets_(plan_buckets(network_, 200 << 10, true)),
         hosts_(hosts),
         ranks_(ranks) {
     for (int host = 0; host < hosts; ++host) {
       gradients_.emplace_back(buckets_.elements);
-      for (auto& residual : residuals_.emplace_back()) residual.assign(buckets_.elements, 0.0f);
+      for (auto* const kept : {&residuals_, &velocities_}) {
+        for (auto& generation : kept->emplace_back()) generation.assign(buckets_.elements, 0.0f);
+      }
     }
     for (int host = 0; host < hosts; ++host) {
       for (int rank = 0; rank < ranks; ++rank) {
@@ -50,16 +57,18 @@ class Hosts {
               {bucket.offset + blocks.begin * kBlockElements, bucket.offset + blocks.end * kBlockElements});
         }
         packings_.push_back(std::make_unique<TopKPacking>(
-            schedule_with(ratio_warmup), network_, buckets_, slices,
+            StepSchedule(config, 20), network_, buckets_, slices,
             TopKPacking::Arrays{[this, host](uint32_t) { return gradients_[host].data(); },
-                                [this, host](uint32_t step) { return residuals_[host][step % 2].data(); }},
-            format));
+                                [this, host](uint32_t step) { return residuals_[host][step % 2].data(); },
+                                [this, host](uint32_t step) { return velocities_[host][step % 2].data(); }},
+            MomentumCorrection(config, network_, buckets_), sparse_format_of(config)));
       }
     }
   }
 
   std::vector<float>& gradient(int host) { return gradients_[host]; }
   std::vector<float>& residual(int host, uint32_t step) { return residuals_[host][step % 2]; }
+  std::vector<float>& velocity(int host, uint32_t step) { return velocities_[host][step % 2]; }
   const BucketPlan& buckets() const { return buckets_; }
   const NetworkPlan& network() const { return network_; }
 
@@ -120,7 +129,7 @@ class Hosts {
   BucketPlan buckets_;
   int hosts_, ranks_;
   std::vector<std::vector<float>> gradients_;
-  std::vector<std::array<std::vector<float>, 2>> residuals_;
+  std::vector<std::array<std::vector<float>, 2>> residuals_, velocities_;
   std::vector<std::unique_ptr<TopKPacking>> packings_;
   int64_t bytes_ = 0;
 };
@@ -138,55 +147,103 @@ TEST(TopKPacking, GivesAllHostsTheSameSums) {
 }
 
 TEST(TopKPacking, HasTheSameBitsForAnyNumberOfRanks) {
-  Hosts one(2, 1), three(2, 3);
-  for (uint32_t step = 1; step <= 3; ++step) {
-    for (Hosts* hosts : {&one, &three}) {
-      hosts->draw(step);
-      hosts->exchange(step);
+  for (const TrainConfig& config : {config_with(0), config_with(0, "nesterov")}) {
+    Hosts one(2, 1, config), three(2, 3, config);
+    for (uint32_t step = 1; step <= 3; ++step) {
+      for (Hosts* hosts : {&one, &three}) {
+        hosts->draw(step);
+        hosts->exchange(step);
+      }
+      ASSERT_EQ(one.gradient(0), three.gradient(0));
+      ASSERT_EQ(one.residual(1, step), three.residual(1, step));
+      ASSERT_EQ(one.velocity(1, step), three.velocity(1, step));
     }
-    ASSERT_EQ(one.gradient(0), three.gradient(0));
-    ASSERT_EQ(one.residual(1, step), three.residual(1, step));
   }
 }
 
-// What a host sends and what it keeps make up its sum and what it had kept, at the rate of its step: nothing
-// is lost, to the bit.
-void expect_nothing_lost(SparseFormat format) {
-  for (const float scale : {1.0f, 1e-12f, 3e7f}) {
-    Hosts hosts(1, 1, 0, format);
-    for (uint32_t step = 1; step <= 3; ++step) {
-      hosts.draw(step, scale);
-      const std::vector<float> sum = hosts.gradient(0), before = hosts.residual(0, step - 1);
-      hosts.exchange(step);
-      for (int i = 0; i < std::ssize(hosts.network().parameters); ++i) {
-        const ParameterPlan& parameter = hosts.network().parameters[i];
-        const int64_t begin = hosts.buckets().offsets[i], end = begin + parameter.layout.padded_elements();
-        int64_t sent = 0;
-        for (int64_t at = begin; at < end; ++at) {
-          const float got = hosts.gradient(0)[at], kept = hosts.residual(0, step)[at];
-          ASSERT_EQ(got + kept, sum[at] + (step == 3 ? 2 : 1) * before[at])
-              << parameter.name << ", scale " << scale;
-          if (got != 0) ++sent;
-          if (!has_residual(parameter.role)) {
-            ASSERT_EQ(got, sum[at]);
-            continue;
-          }
-          // Rounding takes away half of the last bit at most, or what the largest number is exceeded by.
-          if (got != 0) {
-            ASSERT_LE(std::abs(kept), std::abs(got) * (format == SparseFormat::kTiny ? 0x1.2p-5f : 0x1p-11f));
-          }
-        }
-        if (has_residual(parameter.role)) {
-          ASSERT_LE(sent, count_for(kShare, parameter.layout.elements()));
-        }
+// A step is done again after a worker's death, which may come between any two buckets. It reads what the
+// committed step has left.
+TEST(TopKPacking, HasTheSameBitsWhenAStepIsRepeated) {
+  for (const TrainConfig& config : {config_with(0), config_with(0, "nesterov")}) {
+    Hosts undisturbed(2, 1, config), repeated(2, 1, config);
+    for (uint32_t step = 1; step <= 4; ++step) {
+      undisturbed.draw(step);
+      undisturbed.exchange(step);
+      for (int bucket = 0; bucket < std::ssize(repeated.buckets().extents); ++bucket) {
+        repeated.draw(step);
+        for (int packed = 0; packed <= bucket; ++packed) repeated.pack(step, 0, packed);
+      }
+      repeated.draw(step);
+      repeated.exchange(step);
+      ASSERT_EQ(repeated.gradient(0), undisturbed.gradient(0)) << "step " << step;
+      for (const int host : {0, 1}) {
+        ASSERT_EQ(repeated.residual(host, step), undisturbed.residual(host, step));
+        ASSERT_EQ(repeated.velocity(host, step), undisturbed.velocity(host, step));
       }
     }
   }
 }
 
-TEST(TopKPacking, LosesNothing) { expect_nothing_lost(SparseFormat::kCompact); }
+struct Loss {
+  const char* name;
+  float scale;                      // of gradients
+  const char* optimizer = nullptr;  // whose momentum is corrected
+  const char* values = "fp16";
+};
 
-TEST(TopKPacking, LosesNothingWithValuesOfOneByte) { expect_nothing_lost(SparseFormat::kTiny); }
+class TopKPackingOf : public testing::TestWithParam<Loss> {};
+
+INSTANTIATE_TEST_SUITE_P(Ways, TopKPackingOf,
+                         testing::Values(Loss{"usual", 1}, Loss{"tiny", 1e-12f}, Loss{"huge", 3e7f},
+                                         Loss{"momentum", 1, "momentum"}, Loss{"nesterov", 1, "nesterov"},
+                                         Loss{"tiny_nesterov", 1e-12f, "nesterov"},
+                                         Loss{"huge_nesterov", 3e7f, "nesterov"},
+                                         Loss{"bytes", 1, nullptr, "fp8"},
+                                         Loss{"tiny_bytes", 1e-12f, "nesterov", "fp8"}),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+// What a host sends and what it keeps make up its sum, or what momentum makes of that, and what it had kept,
+// at the rate of its step: nothing is lost, to the bit.
+TEST_P(TopKPackingOf, LosesNothing) {
+  const bool corrects = GetParam().optimizer != nullptr;
+  const bool nesterov = corrects && GetParam().optimizer == std::string("nesterov");
+  TrainConfig config = config_with(0, GetParam().optimizer);
+  config.topk_values = GetParam().values;
+  Hosts hosts(1, 1, config);
+  for (uint32_t step = 1; step <= 4; ++step) {
+    hosts.draw(step, GetParam().scale);
+    const std::vector<float> sum = hosts.gradient(0), before = hosts.residual(0, step - 1),
+                             velocity = hosts.velocity(0, step - 1);
+    hosts.exchange(step);
+    for (int i = 0; i < std::ssize(hosts.network().parameters); ++i) {
+      const ParameterPlan& parameter = hosts.network().parameters[i];
+      const int64_t begin = hosts.buckets().offsets[i], end = begin + parameter.layout.padded_elements();
+      int64_t sent = 0;
+      for (int64_t at = begin; at < end; ++at) {
+        const float got = hosts.gradient(0)[at], kept = hosts.residual(0, step)[at];
+        const float moved = hosts.velocity(0, step)[at];
+        if (!has_residual(parameter.role)) {
+          ASSERT_EQ(got, sum[at]);
+          ASSERT_EQ(moved, 0);
+          continue;
+        }
+        float own = sum[at];
+        if (corrects) {
+          ASSERT_EQ(moved, 0.9F * velocity[at] + sum[at]) << parameter.name;
+          own = nesterov ? sum[at] + 0.9F * moved : moved;
+        }
+        ASSERT_EQ(got + kept, own + (step == 3 ? 2 : 1) * before[at]) << parameter.name << " " << at;
+        if (got == 0) continue;
+        ++sent;
+        // Rounding takes away half of the last bit at most, or what exceeds the largest number.
+        ASSERT_LE(std::abs(kept), std::abs(got) * (config.topk_values == "fp8" ? 0x1.2p-5f : 0x1p-11f));
+      }
+      if (has_residual(parameter.role)) {
+        ASSERT_LE(sent, count_for(kShare, parameter.layout.elements()));
+      }
+    }
+  }
+}
 
 TEST(TopKPacking, SendsWhatIsNotFiniteToEverybody) {
   Hosts hosts(2, 1);
@@ -210,7 +267,7 @@ TEST(TopKPacking, SendsAFractionOfTheBytes) {
 }
 
 TEST(TopKPacking, SendsMoreDuringTheWarmUpAndHasRoomForIt) {
-  Hosts warming(1, 1, 1), steady(1, 1);
+  Hosts warming(1, 1, config_with(1)), steady(1, 1);
   int64_t more[4] = {};
   for (uint32_t step = 1; step <= 3; ++step) {
     const int64_t before[] = {warming.bytes(), steady.bytes()};
