@@ -219,7 +219,10 @@ std::string describe(const Case& c) {
 std::vector<Case> cases(const Group& group) {
   const int ranks = group.ranks;
   const Algorithm algorithm = group.algorithm;
+  const bool over_tcp = group.transport == Over::kTcp;
   std::vector<Case> cases;
+  // Over TCP buffers are all alike, and there is no memory to share a result in.
+  const std::vector<bool> heaps = over_tcp ? std::vector{false} : std::vector{false, true};
   std::vector<int64_t> counts{0, 1, ranks - 1, ranks, ranks + 1};
   counts.insert(counts.end(), kPrimes.begin(), kPrimes.end());
   if (group.brief) counts = {1, ranks + 1, 1009};
@@ -233,14 +236,14 @@ std::vector<Case> cases(const Group& group) {
       if (collective == Collective::kBarrier && count > 0) continue;
       for (const DataType type : {DataType::kF32, DataType::kBf16, DataType::kF16}) {
         for (const Operation operation : {Operation::kSum, Operation::kAverage, Operation::kMax}) {
-          for (const bool in_heap : {false, true}) {
+          for (const bool in_heap : heaps) {
             Case c{collective, count, type, operation, in_heap, false, static_cast<int>(count % ranks)};
             if (!c.reduces() && (type == DataType::kF16 || operation != Operation::kSum)) continue;
             if (operation == Operation::kMax && type != DataType::kF32) continue;
             c.in_place = collective == Collective::kAllReduce && count % 2 == 1;
             cases.push_back(c);
-            if (group.transport == Over::kTcp) continue;  // there is no memory to share a result in
-            if (collective != Collective::kAllReduce || operation == Operation::kAverage) continue;
+            const bool shares = collective == Collective::kAllReduce && operation != Operation::kAverage;
+            if (!shares || over_tcp) continue;
             c.in_place = false;
             c.shared = true;
             cases.push_back(c);
@@ -251,7 +254,7 @@ std::vector<Case> cases(const Group& group) {
   }
   if (group.brief) return cases;
   // Messages of many parts, the largest of all.
-  for (const bool in_heap : {false, true}) {
+  for (const bool in_heap : heaps) {
     const auto add = [&](Collective collective, int64_t count, DataType type, bool automatic = false) {
       cases.push_back({collective, count, type, Operation::kSum, in_heap,
                        in_heap && collective == Collective::kAllReduce, ranks - 1, false, automatic});
