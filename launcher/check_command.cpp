@@ -73,41 +73,38 @@ Traffic add_up(const std::vector<std::string>& reports) {
   return traffic;
 }
 
-// What came of it. Where each rank has weights of its own: those of the first whose bits are not the serial
-// run's, or else of rank 0.
+// What came of it.
 struct Trained {
   Traffic traffic;
-  std::vector<float> weights;
+  std::vector<float> weights;       // where each rank has its own: rank 0's
+  std::vector<uint64_t> checksums;  // then: of all of them
 };
 
-Trained train_apart(const ExchangeCheck& check, const SyntheticObjective& objective,
-                    const std::vector<float>& serial, const Machine& machine, const Placement& placement,
-                    const std::function<void(const std::string&)>& warn) {
+Trained train_apart(const ExchangeCheck& check, const SyntheticObjective& objective, const Machine& machine,
+                    const Placement& placement, const std::function<void(const std::string&)>& warn) {
   const TcpRanks connections(check.ranks);
-  const auto bytes_of = [](const std::vector<float>& values) {
-    return std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
-  };
-  const RankGroup group{
-      .body =
-          [&](int rank) {
-            Communicator communicator(check.communicator_spec(),
-                                      connections.connect(rank, check.waiting.deadline_ns));
-            RankReport report;
-            const std::vector<float> weights = train_rank_apart(check, objective, communicator, report);
-            const bool tells = rank == 0 || weights != serial;
-            return nlohmann::json{report.descriptors, report.bytes, report.begin_ns, report.end_ns}.dump() +
-                   "\n" + (tells ? bytes_of(weights) : "");
-          },
-      .warning = warn};
+  const RankGroup group{.body =
+                            [&](int rank) {
+                              Communicator communicator(check.communicator_spec(),
+                                                        connections.connect(rank, check.waiting.deadline_ns));
+                              RankReport report;
+                              const std::vector<float> weights =
+                                  train_rank_apart(check, objective, communicator, report);
+                              const nlohmann::json said{report.descriptors, report.bytes, report.begin_ns,
+                                                        report.end_ns, checksum(weights.data(), check.dim)};
+                              const std::string bytes(reinterpret_cast<const char*>(weights.data()),
+                                                      rank == 0 ? weights.size() * sizeof(float) : 0);
+                              return said.dump() + "\n" + bytes;
+                            },
+                        .warning = warn};
   std::vector<std::string> reports = run_ranks(machine, placement, group);
   Trained trained;
+  const std::size_t head = reports[0].find('\n') + 1;
+  trained.weights.resize((reports[0].size() - head) / sizeof(float));
+  std::memcpy(trained.weights.data(), reports[0].data() + head, reports[0].size() - head);
   for (std::string& report : reports) {
-    const std::size_t end = report.find('\n');
-    if (report.size() > end + 1 && (trained.weights.empty() || trained.weights == serial)) {
-      trained.weights.resize((report.size() - end - 1) / sizeof(float));
-      std::memcpy(trained.weights.data(), report.data() + end + 1, report.size() - end - 1);
-    }
-    report.resize(end);
+    report.resize(report.find('\n'));
+    trained.checksums.push_back(nlohmann::json::parse(report).at(4).get<uint64_t>());
   }
   trained.traffic = add_up(reports);
   return trained;
@@ -131,7 +128,7 @@ Trained train_in_segment(const ExchangeCheck& check, const SyntheticObjective& o
       .warning = warn};
   const Traffic traffic = add_up(run_ranks(machine, placement, group));
   const float* const weights = segment.weights(check.steps % 2);
-  return {traffic, {weights, weights + inputs.buckets.elements}};
+  return {traffic, {weights, weights + inputs.buckets.elements}, {}};
 }
 
 std::string to_text(const ExchangeCheck& check, const Traffic& traffic, const CheckResult& result,
@@ -216,13 +213,16 @@ int check_command(const CheckOptions& options) {
   for (const std::string& warning : placement.warnings) warn(warning);
 
   const SyntheticObjective objective = check.objective();
+  const Trained trained = check.shares_memory
+                              ? train_in_segment(check, objective, inputs, plan, machine, placement, warn)
+                              : train_apart(check, objective, machine, placement, warn);
   const int64_t begin = now_ns();
   const std::vector<float> serial = train_serially(check, objective);
   const double serial_seconds = (now_ns() - begin) * 1e-9;
-  const Trained trained = check.shares_memory
-                              ? train_in_segment(check, objective, inputs, plan, machine, placement, warn)
-                              : train_apart(check, objective, serial, machine, placement, warn);
-  const CheckResult result = compare(check, objective, serial.data(), trained.weights.data());
+  CheckResult result = compare(check, objective, serial.data(), trained.weights.data());
+  for (const uint64_t of_rank : trained.checksums) {
+    if (of_rank != result.serial) result.exchanged = of_rank;
+  }
   if (options.json) {
     fmt::print("{}\n", to_json(check, trained.traffic, result, serial_seconds).dump());
   } else {
