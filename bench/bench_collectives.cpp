@@ -12,6 +12,7 @@
 
 #include "bench/collective_rounds.h"
 #include "bench/statistics.h"
+#include "collectives/tcp_ranks.h"
 #include "kernels/cpu_features.h"
 #include "launcher/domains.h"
 #include "launcher/limits.h"
@@ -91,7 +92,8 @@ std::vector<Group> plan_groups(const BenchCollectivesOptions& options, bool excl
         c.shared_result = shared_result;
         group.series.push_back({c, Way::kCommunicator});
       };
-      if (options.placement != "private") {
+      const bool over_tcp = options.transport == "tcp";
+      if (options.placement != "private" && (!over_tcp || collective == Collective::kBarrier)) {
         if (collective == Collective::kAllReduce) add(false, true);
         add(false, false);
       }
@@ -116,10 +118,18 @@ std::vector<Group> plan_groups(const BenchCollectivesOptions& options, bool excl
 }
 
 // All groups on one rank: nanoseconds of each round of each series, in the order of the plan.
-std::vector<int64_t> run_groups(const CommunicatorSegment& segment, int rank,
+// `connections`: over which the calls go; nothing: over the segment.
+std::vector<int64_t> run_groups(const CommunicatorSegment& segment,
+                                const std::optional<TcpRanks>& connections, int rank,
                                 const std::vector<Group>& groups, int64_t most_bytes) {
   Communicator communicator(segment, rank);
-  CollectiveRounds rounds(segment, communicator, most_bytes);
+  std::optional<Communicator> over_tcp;
+  if (connections) {
+    CommunicatorSpec spec = segment.spec();
+    spec.heap_bytes = 0;
+    over_tcp.emplace(spec, connections->connect(rank, spec.waiting.deadline_ns));
+  }
+  CollectiveRounds rounds(segment, communicator, over_tcp ? *over_tcp : communicator, most_bytes);
   std::vector<int64_t> times;
   std::mt19937 order(1);  // the same on all ranks
   for (const Group& group : groups) {
@@ -150,10 +160,11 @@ Summary summarize(const std::vector<std::vector<int64_t>>& by_rank, std::size_t 
   return {slowest.front(), quantile(slowest, 0.5), quantile(slowest, 0.99), slowest.back()};
 }
 
-void print_header(const Placement& placement, const DomainPlan& domains) {
-  fmt::print("annulus {}, commit {}\n{}, {}\n{} ranks{}; {}\n", program_version(), program_commit(),
+void print_header(const Placement& placement, const DomainPlan& domains, const std::string& transport) {
+  fmt::print("annulus {}, commit {}\n{}, {}\n{} ranks{}; {}{}\n", program_version(), program_commit(),
              cpu_name(), cpu_features(), placement.workers.size(),
-             placement.exclusive ? "" : ", which take turns on their cores", describe_domains(domains));
+             placement.exclusive ? "" : ", which take turns on their cores", describe_domains(domains),
+             transport == "tcp" ? "; over TCP on loopback" : "");
   for (const std::string& warning : placement.warnings) fmt::print("warning: {}\n", warning);
   fmt::print(
       "microseconds of the slowest rank; floor: plain loops over all ranks' buffers in the segment\n\n"
@@ -191,13 +202,15 @@ int bench_collectives(const BenchCollectivesOptions& options) {
     Communicator::choose(spec, c.collective, c.bytes, {.type = c.type, .algorithm = c.algorithm});
   }
   const CommunicatorSegment segment(spec, on_nodes_of(machine, placement));
-  if (!options.json) print_header(placement, domains);
+  std::optional<TcpRanks> connections;
+  if (options.transport == "tcp") connections.emplace(ranks);
+  if (!options.json) print_header(placement, domains, options.transport);
 
   const std::vector<std::string> results = run_ranks(
       machine, placement,
       {.body =
            [&](int rank) {
-             const std::vector<int64_t> times = run_groups(segment, rank, groups, most_bytes);
+             const std::vector<int64_t> times = run_groups(segment, connections, rank, groups, most_bytes);
              return std::string(reinterpret_cast<const char*>(times.data()), times.size() * sizeof(int64_t));
            },
        .abort = [&] { segment.abort(); },
@@ -233,6 +246,7 @@ int bench_collectives(const BenchCollectivesOptions& options) {
       if (options.json) {
         fmt::print("{}\n", nlohmann::ordered_json{{"collective", name_of(c.collective)},
                                                   {"algorithm", algorithm},
+                                                  {"transport", options.transport},
                                                   {"workers", ranks},
                                                   {"bytes", c.bytes},
                                                   {"dtype", options.dtype},

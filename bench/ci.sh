@@ -64,6 +64,8 @@ for algorithm in direct ring hierarchical; do
   ./annulus bench collectives --workers 2 --algorithm $algorithm --bytes 64K --dtype bf16 --json >"$results"
   check_lines "bench collectives, $algorithm, bf16" 3 "$times gbps"
 done
+./annulus bench collectives --collective all --workers 2 --transport tcp --bytes 4K,1M --json >"$results"
+check_lines "bench collectives over TCP" 13 "$times"
 # Four times as many ranks as cores take turns on them.
 ./annulus bench collectives --workers $((4 * $(nproc))) --bytes 4K,1M --json >"$results"
 check_lines "bench collectives, four ranks a core" 6 "$times"

@@ -52,9 +52,10 @@ int64_t CollectiveRounds::heap_bytes(int ranks, int64_t bytes) {
 }
 
 CollectiveRounds::CollectiveRounds(const CommunicatorSegment& segment, Communicator& communicator,
-                                   int64_t most_bytes)
+                                   Communicator& measured, int64_t most_bytes)
     : segment_(segment),
       communicator_(communicator),
+      measured_(measured),
       rank_(communicator.rank()),
       ranks_(communicator.ranks()),
       heap_in_(communicator.allocate<std::byte>(most_bytes + 64 * ranks_)),
@@ -81,7 +82,7 @@ int64_t CollectiveRounds::round(const CollectiveCase& c, Way way) {
   communicator_.barrier();
   const int64_t begin = now_ns();
   if (way == Way::kCommunicator) {
-    communicator_.start(call).wait();
+    measured_.start(call).wait();
   } else {
     floor(c, way == Way::kFloorStreaming ? Store::kStreaming : Store::kCached);
   }

@@ -35,7 +35,10 @@ class CollectiveRounds {
   // Bytes of heap that messages of up to `bytes` need.
   static int64_t heap_bytes(int ranks, int64_t bytes);
 
-  CollectiveRounds(const CommunicatorSegment& segment, Communicator& communicator, int64_t most_bytes);
+  // `communicator` is that of the segment, on which ranks meet; `measured` makes the calls, and may be the
+  // same.
+  CollectiveRounds(const CommunicatorSegment& segment, Communicator& communicator, Communicator& measured,
+                   int64_t most_bytes);
 
   // Refills the buffers, lets all ranks meet, and makes one round. Returns its time on this rank in
   // nanoseconds. Throws StepError if the result is wrong.
@@ -49,7 +52,7 @@ class CollectiveRounds {
   std::byte* heap_of(int rank, const std::byte* own) const;
 
   const CommunicatorSegment& segment_;
-  Communicator& communicator_;
+  Communicator &communicator_, &measured_;
   const int rank_, ranks_;
   std::byte *heap_in_, *heap_out_;
   std::atomic<uint64_t>* flag_;  // of this rank; the others' lie at the same place of their heaps

@@ -29,6 +29,7 @@ TcpTransport::Streams connect_all(const BridgePeers& peers, const Bridge::Leave&
   const int hosts = static_cast<int>(peers.addresses.size()), node = static_cast<int>(peers.own.node);
   TcpTransport::Streams streams(hosts);
   const auto name = [&](int host) {
+    if (peers.name) return peers.name(host);
     return fmt::format("host {}'s rank {} at {}", host, peers.own.rank, peers.addresses[host].text());
   };
   const auto take = [&](Link link) {

@@ -13,8 +13,9 @@ namespace annulus {
 struct BridgePeers {
   Identity own;  // purpose kBridge, with node, rank and attempt
   Secret secret;
-  std::vector<SocketAddress> addresses;  // by node: where that host's rank listens
-  int listener = -1;                     // the own one; stays the caller's
+  std::vector<SocketAddress> addresses;            // by node: where that host's rank listens
+  int listener = -1;                               // the own one; stays the caller's
+  std::function<std::string(int node)> name = {};  // in messages; empty: by host, rank and address
 };
 
 // How a Bridge gets its streams. Connections of other attempts, ranks and jobs are refused, strangers

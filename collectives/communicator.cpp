@@ -50,7 +50,7 @@ struct Communicator::Work {
   uint64_t number = 0;
   Algorithm algorithm = Algorithm::kDirect;
   Deliver deliver = Deliver::kOwner;
-  bool halves = false;  // works part by part, through staging or scratch
+  bool halves = false;  // works part by part: through staging or scratch, or in frames
   int slices = 1;
   int64_t whole = 0, stride = 0, part = 0;  // as Shape's
   int64_t begin = 0;                        // of the part under way
@@ -77,13 +77,25 @@ ShardRange Communicator::slice(int rank, int ranks, int64_t count) {
 }
 
 Communicator::Communicator(const CommunicatorSegment& segment, int rank)
-    : segment_(segment),
+    : spec_(segment.spec()),
+      segment_(segment),
       rank_(rank),
-      waiter_(segment.control(), segment.controls(), rank, segment.spec().waiting),
-      transport_(
-          segment.spec().ranks, waiter_, [](int, int) { return true; },
-          [&](int from, int to) { return segment.ring(from, to); }),
-      executor_(transport_, segment.base()) {}
+      waiter_(std::in_place, segment.control(), segment.controls(), rank, spec_.waiting),
+      transport_(std::make_unique<MemoryTransport>(
+          spec_.ranks, *waiter_, [](int, int) { return true; },
+          [&](int from, int to) { return segment.ring(from, to); })),
+      executor_(*transport_, segment.base()) {}
+
+Communicator::Communicator(const CommunicatorSpec& spec, std::unique_ptr<Transport> transport)
+    : spec_(spec),
+      own_segment_(std::make_unique<CommunicatorSegment>(
+          CommunicatorSpec{.ranks = 1, .heap_bytes = spec.heap_bytes, .domains = {}})),
+      segment_(*own_segment_),
+      rank_(transport->rank()),
+      transport_(std::move(transport)),
+      executor_(*transport_) {
+  CHECK(!transport_->in_place() && transport_->ranks() == spec.ranks);
+}
 
 Communicator::~Communicator() = default;
 
@@ -128,7 +140,7 @@ Algorithm Communicator::choose(const CommunicatorSpec& spec, Collective collecti
 
 void* Communicator::allocate_bytes(int64_t bytes) {
   CHECK(bytes >= 0);
-  const std::span<std::byte> heap = segment_.heap(rank_);
+  const std::span<std::byte> heap = this->heap();
   if (heap_used_ + bytes > static_cast<int64_t>(heap.size())) {
     throw UserError::format(
         "the heap of rank {} has {} of {} bytes left, and {} were asked for; make it larger", rank_,
@@ -140,12 +152,16 @@ void* Communicator::allocate_bytes(int64_t bytes) {
 }
 
 bool Communicator::in_heap(const void* address) const {
-  const std::span<std::byte> heap = segment_.heap(rank_);
+  const std::span<std::byte> heap = this->heap();
   return address >= heap.data() && address < heap.data() + heap.size();
 }
 
 // The one output of all ranks lies in a heap as a whole.
 void Communicator::check_shared_output(const void* buffer, int64_t bytes) const {
+  if (!shares_memory()) {
+    throw UserError(
+        "ranks that share no memory cannot share a result; give each rank one, with all_reduce()");
+  }
   const std::byte* const begin = static_cast<const std::byte*>(buffer);
   for (int rank = 0; rank < ranks(); ++rank) {
     const std::span<std::byte> heap = segment_.heap(rank);
@@ -157,7 +173,7 @@ void Communicator::check_shared_output(const void* buffer, int64_t bytes) const 
 
 // A buffer lies in the heap as a whole, or not at all.
 void Communicator::check_extent(const void* buffer, int64_t bytes, const char* name) const {
-  const std::span<std::byte> heap = segment_.heap(rank_);
+  const std::span<std::byte> heap = this->heap();
   const std::byte* const begin = static_cast<const std::byte*>(buffer);
   if (bytes == 0 || !in_heap(buffer) || begin + bytes <= heap.data() + heap.size()) return;
   throw UserError::format(
@@ -183,10 +199,7 @@ void Communicator::progress() {
     spare_ = std::move(queue_.front());
     queue_.pop_front();
   }
-  if (queue_.empty()) return;
-  // Who polls must see what who waits sees, and be seen.
-  waiter_.check_abort();
-  waiter_.beat();
+  if (!queue_.empty()) transport_->poll();
 }
 
 void Communicator::wait(uint64_t number) {
@@ -211,7 +224,7 @@ void Communicator::wait(uint64_t number) {
 uint64_t Communicator::signature(const Work& work) const {
   const Call& call = work.call;
   const auto offset = [&](const void* buffer) {
-    if (call.count == 0 || (!call.shared_result && !in_heap(buffer))) return uint64_t{0};
+    if (!shares_memory() || call.count == 0 || (!call.shared_result && !in_heap(buffer))) return uint64_t{0};
     const std::byte* const base = call.shared_result ? segment_.base() : segment_.heap(rank_).data();
     return static_cast<uint64_t>(static_cast<const std::byte*>(buffer) - base) + 1;
   };
@@ -241,7 +254,7 @@ void Communicator::open(Work& work) {
   work.stride = call.collective == Collective::kAllReduce ? slice_elements(ranks, call.count)
                                                           : std::max<int64_t>(call.count, 1);
   work.whole = call.collective == Collective::kAllReduce || one_slice ? call.count : ranks * call.count;
-  work.algorithm = choose(segment_.spec(), call.collective, work.whole * element, options);
+  work.algorithm = choose(spec_, call.collective, work.whole * element, options);
 
   const bool in_whole =
       call.collective == Collective::kReduceScatter || call.collective == Collective::kScatter;
@@ -249,11 +262,12 @@ void Communicator::open(Work& work) {
   check_extent(call.in, (in_whole ? ranks : 1) * call.count * element, "input");
   if (!call.shared_result) check_extent(call.out, (out_whole ? ranks : 1) * call.count * element, "output");
   if (call.shared_result && call.count > 0) check_shared_output(call.out, call.count * element);
-  const bool in_private = call.count > 0 && !in_heap(call.in);
-  const bool out_private = call.count > 0 && !call.shared_result && !in_heap(call.out);
+  const bool has_private = shares_memory() && call.count > 0;
+  const bool in_private = has_private && !in_heap(call.in);
+  const bool out_private = has_private && !call.shared_result && !in_heap(call.out);
 
   work.deliver = Deliver::kOwner;
-  if (call.collective == Collective::kAllReduce) {
+  if (call.collective == Collective::kAllReduce && shares_memory()) {
     // Where ranks can write each other's outputs, results need not be fetched.
     const bool direct = work.algorithm == Algorithm::kDirect, ring = work.algorithm == Algorithm::kRing;
     if (call.shared_result) {
@@ -269,7 +283,7 @@ void Communicator::open(Work& work) {
     }
   }
   const bool scratch = reduces && work.algorithm != Algorithm::kDirect && ranks > 2;
-  work.halves = in_private || out_private || scratch;
+  work.halves = in_private || out_private || scratch || !shares_memory();
   work.part = work.halves ? std::min(work.stride, kPartElements / work.slices) : work.stride;
   if (work.halves && work.part < work.stride) {
     work.part = std::max<int64_t>(work.part / kSliceAlignment * kSliceAlignment, 1);
@@ -292,8 +306,8 @@ void Communicator::open(Work& work) {
     for (int rank = 0; rank < ranks; ++rank) {
       if (is_private || space == Space::kScratch) {
         shared[rank] = {};  // a half, part by part
-      } else if (address != nullptr && !(space == Space::kOutput && call.shared_result)) {
-        shared[rank].base = segment_.heap(rank).data() + (own - segment_.heap(rank_).data());
+      } else if (shares_memory() && address != nullptr && !(space == Space::kOutput && call.shared_result)) {
+        shared[rank].base = segment_.heap(rank).data() + (own - heap().data());
       }
     }
   };
@@ -302,8 +316,8 @@ void Communicator::open(Work& work) {
   bind(Space::kScratch, nullptr, false);
 
   binding.store = Store::kCached;
-  work.chooses_store =
-      work.deliver != Deliver::kReturned && (in_private || out_private || (reduces && call.in != call.out));
+  work.chooses_store = shares_memory() && work.deliver != Deliver::kReturned &&
+                       (in_private || out_private || (reduces && call.in != call.out));
   work.begin = 0;
   work.part_number = 0;
   work.state = Work::State::kFree;
@@ -323,7 +337,7 @@ void Communicator::open_part(Work& work) {
     for (int rank = 0; rank < ranks && work.halves; ++rank) {
       View& view = binding.shared[space][rank];
       if (is_private || space == static_cast<int>(Space::kScratch)) {
-        view = {segment_.half(static_cast<Space>(space), rank, half_)};
+        view = {segment_.half(static_cast<Space>(space), shares_memory() ? rank : 0, half_)};
       } else {
         view.begin = work.begin;
       }
@@ -383,7 +397,8 @@ bool Communicator::advance(Work& work) {
             break;
           }
         }
-        if (!work.run.schedule->leaves_readers) return true;
+        // Over a connection what was posted may still have to go out.
+        if (!work.run.schedule->leaves_readers && transport_->in_place()) return true;
         work.sent = executor_.sent_since(work.sent_before_call);
         work.state = Work::State::kSettling;
         break;
@@ -397,7 +412,7 @@ const Schedule& Communicator::schedule_for(const Shape& shape) {
   for (const auto& cached : schedules_) {
     if (cached->shape == shape) return cached->schedule;
   }
-  const Domains& domains = segment_.spec().domains;
+  const Domains& domains = spec_.domains;
   MessageShape message{.collective = shape.collective,
                        .algorithm = shape.algorithm,
                        .deliver = shape.deliver,

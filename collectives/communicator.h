@@ -1,11 +1,15 @@
 // Communicator: all-reduce, reduce-scatter, all-gather, broadcast, gather, scatter and barrier among the
-// ranks of one box.
+// ranks of one box, or of any.
 //
-// Every rank makes the same calls in the same order. Buffers in a rank's heap (a part of the shared segment)
-// are used where they are; others are copied to and from the segment, part by part. A buffer in the heap must
-// lie at the same place of every rank's heap: allocate() gives such places when all ranks call it alike.
-// Ranks check what they get from each other, and a call that does not fit ends with a StepError that names
-// both.
+// Every rank makes the same calls in the same order. Ranks check what they get from each other, and a call
+// that does not fit ends with a StepError that names both.
+//
+// In one box: buffers in a rank's heap (a part of the shared segment) are used where they are; others are
+// copied to and from the segment, part by part. A buffer in the heap must lie at the same place of every
+// rank's heap: allocate() gives such places when all ranks call it alike.
+//
+// Over connections (tcp_transport.h) ranks share no memory: payloads go from where they lie, part by part,
+// and nobody writes another's results. Any buffer will do; a heap is only memory.
 //
 // Sums are made in fp32 in the order of the summation tree over ranks (summation_tree.h) and rounded once, so
 // direct and hierarchical give equal bits and repeat them; a ring repeats its own (ring.h).
@@ -29,13 +33,17 @@ enum class Operation : uint8_t { kSum, kAverage, kMax };
 // One rank's side. Used by one thread.
 class Communicator {
  public:
+  // A rank of one box.
   Communicator(const CommunicatorSegment& segment, int rank);
+  // The transport's rank, which shares no memory with the others. Of `spec`, which is equal on all ranks,
+  // what is about waiting is the transport's own. Its end is not the others': who is done may go.
+  Communicator(const CommunicatorSpec& spec, std::unique_ptr<Transport> transport);
   ~Communicator();
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
   int rank() const { return rank_; }
-  int ranks() const { return segment_.spec().ranks; }
+  int ranks() const { return spec_.ranks; }
 
   // The next `count` elements of this rank's heap, on a page of their own. Throws UserError when it is full.
   template <typename T>
@@ -57,11 +65,12 @@ class Communicator {
   // be null otherwise. When a call returns, its buffers are the caller's again. Throws UserError where the
   // algorithm does not fit the domains or a buffer lies in the heap in part, StepError where another rank's
   // call does not fit, it shows no sign of life or all wait in a circle, StepAborted after
-  // CommunicatorSegment::abort().
+  // CommunicatorSegment::abort(), LinkError where a connection to a rank that is waited for has ended.
 
   // out[i] = in[i] of all ranks combined; count elements each.
   void all_reduce(const void* in, void* out, int64_t count, const Options& options);
-  // The same into one array that all ranks share, in the heap of any of them.
+  // The same into one array that all ranks share, in the heap of any of them. Throws UserError where ranks
+  // share no memory.
   void all_reduce_shared(const void* in, void* shared_out, int64_t count, const Options& options);
   // out[i] = in[rank * count + i] of all ranks combined; in: ranks * count elements, out: count.
   void reduce_scatter(const void* in, void* out, int64_t count, const Options& options);
@@ -104,8 +113,8 @@ class Communicator {
   void progress();
 
   const ExchangeCounts& counts() const { return executor_.counts(); }
-  // For waits of the caller's own between calls.
-  Waiter& waiter() { return waiter_; }
+  // For waits of the caller's own between calls, in one box.
+  Waiter& waiter() { return *waiter_; }
 
   // The algorithm that a call takes for a message of so many bytes. Throws UserError where the one that was
   // asked for does not fit the domains.
@@ -121,6 +130,10 @@ class Communicator {
   void run(const Call& call) { start(call).wait(); }
   void wait(uint64_t number);
   void* allocate_bytes(int64_t bytes);
+  bool shares_memory() const { return own_segment_ == nullptr; }
+  // This rank's part of the segment.
+  int place() const { return shares_memory() ? rank_ : 0; }
+  std::span<std::byte> heap() const { return segment_.heap(place()); }
   bool in_heap(const void* address) const;
   void check_extent(const void* buffer, int64_t bytes, const char* name) const;
   void check_shared_output(const void* buffer, int64_t bytes) const;
@@ -130,10 +143,13 @@ class Communicator {
   bool advance(Work& work);
   const Schedule& schedule_for(const Shape& shape);
 
+  const CommunicatorSpec spec_;
+  // Where ranks share none: of this rank alone, for its heap and scratch.
+  const std::unique_ptr<const CommunicatorSegment> own_segment_;
   const CommunicatorSegment& segment_;
-  int rank_;
-  Waiter waiter_;
-  MemoryTransport transport_;
+  const int rank_;
+  std::optional<Waiter> waiter_;  // in one box
+  const std::unique_ptr<Transport> transport_;
   Executor executor_;
   int64_t heap_used_ = 0;
   std::deque<std::unique_ptr<Work>> queue_;

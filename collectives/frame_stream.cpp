@@ -40,10 +40,15 @@ uint64_t FrameStream::send_copy(FrameKind kind, const Descriptor& descriptor,
 }
 
 bool FrameStream::pump() {
+  const bool moved = pump_until_end();
+  // What came before the end is still good.
+  if (ended()) fail("the other side has closed the connection");
+  return moved;
+}
+
+bool FrameStream::pump_until_end() {
   const bool out = pump_out();
   const bool in = pump_in();
-  // What came before the end is still good.
-  if (closed_ && peek() == nullptr) fail("the other side has closed the connection");
   return in || out;
 }
 

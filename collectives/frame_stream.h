@@ -49,6 +49,10 @@ class FrameStream {
   // Sends and receives what can be at once; returns whether anything was. Throws LinkError when the
   // connection is broken or its peer sends what no sound peer can.
   bool pump();
+  // The same, but that the other side has closed the connection is no failure: ended() tells.
+  bool pump_until_end();
+  // Whether that is so, and all that came before has been accepted.
+  bool ended() const { return closed_ && peek() == nullptr; }
   // Whether pump() may receive more: not while `most_held` frames are held, nor after the end.
   bool wants_to_read() const { return !closed_ && static_cast<int>(held_.size()) < limits_.most_held; }
   bool wants_to_write() const { return !flushed(); }

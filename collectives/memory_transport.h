@@ -43,6 +43,10 @@ class MemoryTransport final : public Transport {
   bool given_back(int peer, uint64_t posted) const override {
     return !peers_[peer].sender || peers_[peer].sender->given_back(posted);
   }
+  void poll() override {  // who polls must see what who waits sees, and be seen
+    waiter_.check_abort();
+    waiter_.beat();
+  }
   void beat() override { waiter_.beat(); }
   void wait(const Waiting& what, const std::function<bool()>& ready) override {
     waiter_.wait({what.sends ? Await::kRingLine : Await::kMessage, static_cast<uint32_t>(what.peer),

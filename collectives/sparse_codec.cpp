@@ -341,36 +341,4 @@ void decode(std::span<const std::byte> message, int64_t n, std::vector<uint32_t>
   refuse(SparseFault::kFormat, "format {}; there are 1 (compact), 2 (exact) and 3 (tiny)", header.format);
 }
 
-void merge(std::span<const uint32_t> a_indices, std::span<const float> a_values,
-           std::span<const uint32_t> b_indices, std::span<const float> b_values,
-           std::vector<uint32_t>& indices, std::vector<float>& values) {
-  CHECK(a_values.size() == a_indices.size() && b_values.size() == b_indices.size());
-  indices.resize(a_indices.size() + b_indices.size());
-  values.resize(indices.size());
-  size_t i = 0, j = 0, out = 0;
-  // Which side is next is anybody's guess, so no branch depends on it: the value is picked by masks.
-  for (; i < a_indices.size() && j < b_indices.size(); ++out) {
-    const uint32_t a = a_indices[i], b = b_indices[j];
-    const bool take_a = a <= b, take_b = b <= a;
-    const float a_value = a_values[i], b_value = b_values[j];
-    const uint32_t mask_a = -uint32_t{take_a}, mask_b = -uint32_t{take_b};
-    const uint32_t one =
-        (std::bit_cast<uint32_t>(a_value) & ~mask_b) | (std::bit_cast<uint32_t>(b_value) & ~mask_a);
-    const uint32_t sum = std::bit_cast<uint32_t>(a_value + b_value) & mask_a & mask_b;
-    indices[out] = a < b ? a : b;
-    values[out] = std::bit_cast<float>(one | sum);
-    i += take_a;
-    j += take_b;
-  }
-  const auto rest = [&](std::span<const uint32_t> from, std::span<const float> from_values, size_t begin) {
-    std::copy(from.begin() + begin, from.end(), indices.begin() + out);
-    std::copy(from_values.begin() + begin, from_values.end(), values.begin() + out);
-    out += from.size() - begin;
-  };
-  rest(a_indices, a_values, i);
-  rest(b_indices, b_values, j);
-  indices.resize(out);
-  values.resize(out);
-}
-
 }  // namespace annulus

@@ -97,11 +97,4 @@ void round_values(SparseFormat format, std::span<float> values);
 void decode(std::span<const std::byte> message, int64_t n, std::vector<uint32_t>& indices,
             std::vector<float>& values);
 
-// The sum of two sparse vectors: all indices of a and b, ascending; where both have one, a's value + b's
-// value, else the value's own bits. Both must ascend without repetition. The results must be other vectors
-// than those that a and b lie in; those that are kept from call to call are not allocated again.
-void merge(std::span<const uint32_t> a_indices, std::span<const float> a_values,
-           std::span<const uint32_t> b_indices, std::span<const float> b_values,
-           std::vector<uint32_t>& indices, std::vector<float>& values);
-
 }  // namespace annulus

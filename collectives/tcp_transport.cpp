@@ -2,6 +2,8 @@
 
 #include <poll.h>
 
+#include <algorithm>
+
 #include "collectives/wait.h"
 #include "kernels/reduce.h"
 #include "telemetry/check.h"
@@ -14,8 +16,11 @@ constexpr uint64_t kMostUnsent = 64;  // frames for one peer that the kernel has
 
 }  // namespace
 
-TcpTransport::TcpTransport(int rank, Streams streams, DataType wire, Notes notes)
-    : Transport(rank, static_cast<int>(streams.size())), wire_(wire), notes_(std::move(notes)) {
+TcpTransport::TcpTransport(int rank, Streams streams, DataType wire, Notes notes, int64_t deadline_ns)
+    : Transport(rank, static_cast<int>(streams.size())),
+      wire_(wire),
+      notes_(std::move(notes)),
+      deadline_ns_(deadline_ns) {
   for (auto& stream : streams) peers_.emplace_back().stream = std::move(stream);
 }
 
@@ -39,7 +44,7 @@ void TcpTransport::post(int index, const Descriptor& descriptor, const std::byte
     bytes = narrow_bytes;
   }
   peer.stream->send(FrameKind::kPayload, descriptor, bytes, notes_.write());
-  peer.stream->pump();
+  peer.stream->pump_until_end();  // this may have been the last that the peer was there for
 }
 
 const Descriptor* TcpTransport::peek(int index) {
@@ -100,10 +105,31 @@ bool TcpTransport::given_back(int index, uint64_t posted) const {
   return !peers_[index].stream || peers_[index].stream->sent(posted);
 }
 
-void TcpTransport::wait(const Waiting&, const std::function<bool()>& ready) {
+void TcpTransport::wait(const Waiting& what, const std::function<bool()>& ready) {
+  int64_t quiet_ns = 0, before = now_ns();
   while (!ready()) {
-    if (!pump()) sleep();
+    if (pump_until_ends()) {
+      quiet_ns = 0;
+      before = now_ns();
+      continue;
+    }
+    sleep();
+    const int64_t now = now_ns();
+    quiet_ns += std::min(now - before, kSleepSliceNs);  // a stopped machine does not age
+    before = now;
+    if (deadline_ns_ == 0 || quiet_ns < deadline_ns_) continue;
+    throw StepError(
+        fmt::format("rank {} has waited for {} rank {} (part {}, call {}) while nothing came or went for "
+                    "{:.1f} s; all ranks must make the same calls in the same order, and {} must be alive",
+                    rank(), what.sends ? "room to send to" : "a message of", what.peer, what.bucket,
+                    what.step, quiet_ns * 1e-9, peers_[what.peer].stream->name()));
   }
+}
+
+bool TcpTransport::pump_until_ends() {
+  bool moved = false;
+  for (Peer& peer : peers_) moved |= peer.stream && peer.stream->pump_until_end();
+  return moved;
 }
 
 bool TcpTransport::pump() {
@@ -129,7 +155,7 @@ void TcpTransport::sleep(int wake_fd) const {
     fds.push_back({in | out ? peer.stream->fd() : -1, static_cast<short>(in | out), 0});
   }
   if (wake_fd >= 0) fds.push_back({wake_fd, POLLIN, 0});
-  (void)poll(fds.data(), fds.size(), static_cast<int>(kSleepSliceNs / 1'000'000));
+  (void)::poll(fds.data(), fds.size(), static_cast<int>(kSleepSliceNs / 1'000'000));
 }
 
 uint64_t TcpTransport::bytes_sent() const {

@@ -26,7 +26,9 @@ class TcpTransport final : public Transport {
   using Streams = std::vector<std::unique_ptr<FrameStream>>;
 
   // `streams`: by peer; null for the rank itself. `wire`: kF32, or what payloads, then of fp32, are sent as.
-  TcpTransport(int rank, Streams streams, DataType wire, Notes notes);
+  // `deadline_ns`: what wait() waits while nothing comes and nothing goes; 0: for as long as connections
+  // last.
+  TcpTransport(int rank, Streams streams, DataType wire, Notes notes, int64_t deadline_ns = 0);
 
   bool in_place() const override { return false; }
   // All below throw LinkError as FrameStream::pump does.
@@ -38,8 +40,10 @@ class TcpTransport final : public Transport {
   void release(int peer, bool wakes) override;
   uint64_t posted(int peer) const override;
   bool given_back(int peer, uint64_t posted) const override;
+  void poll() override { (void)pump_until_ends(); }
   void beat() override {}
-  // Sleeps on the sockets.
+  // Sleeps on the sockets. A peer that has ended is no matter as long as nobody waits for it: it may be done.
+  // Throws StepError past the deadline.
   void wait(const Waiting& what, const std::function<bool()>& ready) override;
 
   // Sends and receives what can be at once; returns whether anything was.
@@ -64,12 +68,14 @@ class TcpTransport final : public Transport {
     };
     std::deque<Narrowed> narrowed;
   };
+  bool pump_until_ends();
   bool is_narrow() const { return wire_ != DataType::kF32; }
   Peer& peer(int index) { return peers_[index]; }
 
   std::vector<Peer> peers_;
   const DataType wire_;
   const Notes notes_;
+  const int64_t deadline_ns_;
 };
 
 }  // namespace annulus

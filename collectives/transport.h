@@ -52,6 +52,9 @@ class Transport {
   virtual uint64_t posted(int peer) const = 0;
   virtual bool given_back(int peer, uint64_t posted) const = 0;
 
+  // Keeps a rank going that does not wait: whoever only asks whether it can go on calls this now and then.
+  // Throws as wait().
+  virtual void poll() = 0;
   // Shows that this rank is alive, in the midst of long work.
   virtual void beat() = 0;
   // Returns once ready() is true. `what` says who waits: for room to send to `peer`, or for a descriptor from

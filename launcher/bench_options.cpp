@@ -194,8 +194,14 @@ BenchCollectivesOptions parse_bench_collectives(int argc, const char* const* arg
   table.choice("dtype", options.dtype, {"f32", "bf16", "f16"}, "element type; sums are made in fp32");
   table.choice("placement", options.placement, {"both", "shared", "private"},
                "buffers in the segment, outside it, or both in turn");
+  table.choice("transport", options.transport, {"memory", "tcp"},
+               "what carries payloads: the segment, or TCP over loopback, where buffers are private");
   add_cores_and_output(table, train, {"workers", "bind", "smt"}, options.json);
   table.parse(argc, argv);
+  if (options.transport == "tcp" && options.placement == "shared") {
+    throw UserError(
+        "--transport tcp with --placement shared: over TCP ranks share no memory; leave --placement out");
+  }
   return options;
 }
 

@@ -1,8 +1,10 @@
 #include "launcher/check_command.h"
 
 #include <algorithm>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "collectives/tcp_ranks.h"
 #include "launcher/domains.h"
 #include "launcher/limits.h"
 #include "launcher/rank_group.h"
@@ -40,8 +42,9 @@ Domains choose_domains(const CheckOptions& options, const DomainPlan& machine, i
 void check_memory(const ExchangeCheck& check, const SegmentPlan& plan) {
   // The objective, and the serial run's weights and moments.
   const int64_t launcher_bytes = 4 * static_cast<int64_t>(plan.state_array_bytes);
-  const int64_t bytes =
-      static_cast<int64_t>(plan.bytes) + launcher_bytes + check.ranks * kWorkerOverheadBytes;
+  const int64_t workers_bytes = check.shares_memory ? static_cast<int64_t>(plan.bytes)
+                                                    : check.ranks * check.communicator_spec().heap_bytes;
+  const int64_t bytes = workers_bytes + launcher_bytes + check.ranks * kWorkerOverheadBytes;
   const AvailableMemory memory = available_memory();
   if (bytes > memory.bytes) {
     throw UserError::format(
@@ -70,9 +73,50 @@ Traffic add_up(const std::vector<std::string>& reports) {
   return traffic;
 }
 
-Traffic train_in_processes(const ExchangeCheck& check, const SyntheticObjective& objective,
-                           const Segment& segment, const Machine& machine, const Placement& placement,
-                           const std::function<void(const std::string&)>& warn) {
+// What came of it.
+struct Trained {
+  Traffic traffic;
+  std::vector<float> weights;       // where each rank has its own: rank 0's
+  std::vector<uint64_t> checksums;  // then: of all of them
+};
+
+Trained train_apart(const ExchangeCheck& check, const SyntheticObjective& objective, const Machine& machine,
+                    const Placement& placement, const std::function<void(const std::string&)>& warn) {
+  const TcpRanks connections(check.ranks);
+  const RankGroup group{.body =
+                            [&](int rank) {
+                              Communicator communicator(check.communicator_spec(),
+                                                        connections.connect(rank, check.waiting.deadline_ns));
+                              RankReport report;
+                              const std::vector<float> weights =
+                                  train_rank_apart(check, objective, communicator, report);
+                              const nlohmann::json said{report.descriptors, report.bytes, report.begin_ns,
+                                                        report.end_ns, checksum(weights.data(), check.dim)};
+                              const std::string bytes(reinterpret_cast<const char*>(weights.data()),
+                                                      rank == 0 ? weights.size() * sizeof(float) : 0);
+                              return said.dump() + "\n" + bytes;
+                            },
+                        .warning = warn};
+  std::vector<std::string> reports = run_ranks(machine, placement, group);
+  Trained trained;
+  const std::size_t head = reports[0].find('\n') + 1;
+  trained.weights.resize((reports[0].size() - head) / sizeof(float));
+  std::memcpy(trained.weights.data(), reports[0].data() + head, reports[0].size() - head);
+  for (std::string& report : reports) {
+    report.resize(report.find('\n'));
+    trained.checksums.push_back(nlohmann::json::parse(report).at(4).get<uint64_t>());
+  }
+  trained.traffic = add_up(reports);
+  return trained;
+}
+
+Trained train_in_segment(const ExchangeCheck& check, const SyntheticObjective& objective,
+                         const SegmentInputs& inputs, const SegmentPlan& plan, const Machine& machine,
+                         const Placement& placement, const std::function<void(const std::string&)>& warn) {
+  const Segment segment(plan, inputs, 0, [&](void* address, uint64_t bytes, int rank) {
+    // Refused where the ranks' own binding is, which is reported.
+    if (rank >= 0) (void)bind_range(machine, address, bytes, placement.workers[rank].memory_node);
+  });
   segment.versions().reset(0);  // fresh pages are the initial weights: 0
   const RankGroup group{
       .body =
@@ -82,7 +126,9 @@ Traffic train_in_processes(const ExchangeCheck& check, const SyntheticObjective&
           },
       .abort = [&] { segment.abort(); },
       .warning = warn};
-  return add_up(run_ranks(machine, placement, group));
+  const Traffic traffic = add_up(run_ranks(machine, placement, group));
+  const float* const weights = segment.weights(check.steps % 2);
+  return {traffic, {weights, weights + inputs.buckets.elements}, {}};
 }
 
 std::string to_text(const ExchangeCheck& check, const Traffic& traffic, const CheckResult& result,
@@ -96,9 +142,10 @@ std::string to_text(const ExchangeCheck& check, const Traffic& traffic, const Ch
               fmt::format("{}, shards {}, domains {}", check.ranks, check.shards, check.domains.size())) +
          line("steps",
               fmt::format("{}, of {} parameters", with_thousands(check.steps), with_thousands(check.dim))) +
-         line("rings", fmt::format("{} descriptors, {} handed over in place",
-                                   with_thousands(static_cast<int64_t>(traffic.descriptors)),
-                                   format_bytes(static_cast<int64_t>(traffic.bytes)))) +
+         line(check.shares_memory ? "rings" : "TCP",
+              fmt::format("{} descriptors, {} {}", with_thousands(static_cast<int64_t>(traffic.descriptors)),
+                          format_bytes(static_cast<int64_t>(traffic.bytes)),
+                          check.shares_memory ? "handed over in place" : "sent with them")) +
          line("time", fmt::format("{:.3f} s, {:.3f} ms a step; serial run {:.3f} s", traffic.seconds,
                                   1e3 * traffic.seconds / static_cast<double>(check.steps), serial_seconds)) +
          line("distance",
@@ -112,6 +159,7 @@ std::string to_text(const ExchangeCheck& check, const Traffic& traffic, const Ch
 nlohmann::ordered_json to_json(const ExchangeCheck& check, const Traffic& traffic, const CheckResult& result,
                                double serial_seconds) {
   return {{"algorithm", to_string(check.algorithm)},
+          {"transport", check.shares_memory ? "memory" : "tcp"},
           {"workers", check.ranks},
           {"shards", check.shards},
           {"domains", check.domains.size()},
@@ -141,12 +189,18 @@ int check_command(const CheckOptions& options) {
                       .dim = options.dim,
                       .steps = options.steps,
                       .domains = {},
-                      .waiting = wait_policy(placement, 30)};
+                      .waiting = wait_policy(placement, 30),
+                      .shares_memory = options.transport == "memory"};
   check.shards = options.shards > 0 ? options.shards : check.ranks;
   if (check.shards < check.ranks) {
     throw UserError::format(
         "--shards {}: fewer than the {} workers; give at least --shards {}, or --workers {}", check.shards,
         check.ranks, check.ranks, check.shards);
+  }
+  if (!check.shares_memory && check.shards != check.ranks) {
+    throw UserError::format(
+        "--shards {} with --transport tcp: each of the {} workers brings one shard there; leave --shards out",
+        check.shards, check.ranks);
   }
   check.domains = choose_domains(options, machine_domains, check.ranks, check.shards);
 
@@ -159,19 +213,20 @@ int check_command(const CheckOptions& options) {
   for (const std::string& warning : placement.warnings) warn(warning);
 
   const SyntheticObjective objective = check.objective();
-  const Segment segment(plan, inputs, 0, [&](void* address, uint64_t bytes, int rank) {
-    // Refused where the ranks' own binding is, which is reported.
-    if (rank >= 0) (void)bind_range(machine, address, bytes, placement.workers[rank].memory_node);
-  });
-  const Traffic traffic = train_in_processes(check, objective, segment, machine, placement, warn);
+  const Trained trained = check.shares_memory
+                              ? train_in_segment(check, objective, inputs, plan, machine, placement, warn)
+                              : train_apart(check, objective, machine, placement, warn);
   const int64_t begin = now_ns();
   const std::vector<float> serial = train_serially(check, objective);
   const double serial_seconds = (now_ns() - begin) * 1e-9;
-  const CheckResult result = compare(check, objective, serial.data(), segment.weights(check.steps % 2));
+  CheckResult result = compare(check, objective, serial.data(), trained.weights.data());
+  for (const uint64_t of_rank : trained.checksums) {
+    if (of_rank != result.serial) result.exchanged = of_rank;
+  }
   if (options.json) {
-    fmt::print("{}\n", to_json(check, traffic, result, serial_seconds).dump());
+    fmt::print("{}\n", to_json(check, trained.traffic, result, serial_seconds).dump());
   } else {
-    fmt::print("{}\n", to_text(check, traffic, result, serial_seconds));
+    fmt::print("{}\n", to_text(check, trained.traffic, result, serial_seconds));
   }
   return result.passed() ? 0 : 1;
 }

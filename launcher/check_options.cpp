@@ -24,6 +24,9 @@ CheckOptions parse_check(int argc, const char* const* argv) {
                       "parts in which gradients are summed; auto: as many as workers");
   table.whole_or_auto("domains", "N|auto", options.domains, kMostWorkers,
                       "pretended domains of neighbouring workers, for hierarchical; auto: the machine's");
+  table.choice("transport", options.transport, {"memory", "tcp"},
+               "what carries gradients: the segment, or TCP over loopback, each worker with weights of its "
+               "own and one shard");
   table.section("Output");
   table.bare_switch("json", options.json, "one JSON object in place of text");
 

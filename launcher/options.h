@@ -43,9 +43,10 @@ struct BenchCollectivesOptions {
   std::string collective =
       "allreduce";  // or reduce-scatter, allgather, broadcast, gather, scatter, barrier, all
   std::vector<int64_t> bytes{4 << 10, 64 << 10, 1 << 20, 4 << 20, 25 << 20, 100 << 20};
-  std::string algorithm = "auto";  // or direct, ring, hierarchical
-  std::string dtype = "f32";       // or bf16, f16
-  std::string placement = "both";  // shared: buffers in the segment; private: outside
+  std::string algorithm = "auto";    // or direct, ring, hierarchical
+  std::string dtype = "f32";         // or bf16, f16
+  std::string placement = "both";    // shared: buffers in the segment; private: outside
+  std::string transport = "memory";  // or tcp: over loopback, private buffers alone
   bool json = false;
 };
 
@@ -95,7 +96,8 @@ struct CheckOptions {
   int64_t shards = 0;     // 0: as many as workers
   int64_t steps = 100;
   int64_t dim = 262'144;
-  int domains = 0;  // pretended, for hierarchical; 0: the machine's
+  int domains = 0;                   // pretended, for hierarchical; 0: the machine's
+  std::string transport = "memory";  // or tcp: over loopback, each worker with weights of its own
   bool json = false;
 };
 

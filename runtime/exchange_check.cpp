@@ -11,6 +11,7 @@ namespace annulus {
 namespace {
 
 constexpr int64_t kMostBuckets = 4;
+constexpr int64_t kArraysApart = 5;  // weights and moments, old and new, and gradients
 
 // Sums of one block over all shards, by plain loops.
 class SerialSum {
@@ -20,7 +21,9 @@ class SerialSum {
 
   using Block = std::vector<float>;
 
-  Block operator()(uint32_t step, int64_t begin, int owner, const float* weights) const {
+  // Of `count` elements from `begin` on, which belong to `owner`.
+  Block operator()(uint32_t step, int64_t begin, int64_t count, int owner, const float* weights) {
+    count_ = count;
     if (check_.algorithm != Algorithm::kRing) return tree(step, begin, weights, 0, check_.shards);
     Block sum = of_rank(step, begin, weights, (owner + 1) % check_.ranks);
     for (int i = 2; i <= check_.ranks; ++i) {
@@ -35,8 +38,8 @@ class SerialSum {
   }
 
   Block of_shard(uint32_t step, int64_t begin, const float* weights, int64_t shard) const {
-    Block gradient(kBlockElements);
-    objective_.gradient(shard, step, begin, kBlockElements, weights + begin, gradient.data());
+    Block gradient(count_);
+    objective_.gradient(shard, step, begin, count_, weights + begin, gradient.data());
     return gradient;
   }
 
@@ -62,6 +65,7 @@ class SerialSum {
 
   const ExchangeCheck& check_;
   const SyntheticObjective& objective_;
+  int64_t count_ = 0;
 };
 
 }  // namespace
@@ -86,6 +90,17 @@ SegmentInputs ExchangeCheck::segment_inputs() const {
 
 SyntheticObjective ExchangeCheck::objective() const {
   return {dim, segment_inputs().buckets.elements, shards, seed};
+}
+
+ShardRange ExchangeCheck::slice(int owner, const BucketExtent& bucket) const {
+  if (!shares_memory) return Communicator::slice(owner, ranks, bucket.blocks * kBlockElements);
+  const ShardRange blocks = slice_of(owner, ranks, bucket);
+  return {blocks.begin * kBlockElements, blocks.end * kBlockElements};
+}
+
+CommunicatorSpec ExchangeCheck::communicator_spec() const {
+  const int64_t array = segment_inputs().buckets.elements * static_cast<int64_t>(sizeof(float));
+  return {.ranks = ranks, .heap_bytes = kArraysApart * array, .domains = domains, .waiting = waiting};
 }
 
 RankReport train_rank(const ExchangeCheck& check, const SyntheticObjective& objective, const Segment& segment,
@@ -135,22 +150,60 @@ RankReport train_rank(const ExchangeCheck& check, const SyntheticObjective& obje
   return report;
 }
 
+std::vector<float> train_rank_apart(const ExchangeCheck& check, const SyntheticObjective& objective,
+                                    Communicator& communicator, RankReport& report) {
+  const BucketPlan buckets = check.segment_inputs().buckets;
+  const SgdStep sgd = check.sgd();
+  float *weights[2], *moments[2];
+  for (float*& array : weights) array = communicator.allocate<float>(buckets.elements);
+  for (float*& array : moments) array = communicator.allocate<float>(buckets.elements);
+  float* const gradients = communicator.allocate<float>(buckets.elements);
+  communicator.barrier();
+  report.begin_ns = now_ns();
+  for (uint32_t step = 1; step <= static_cast<uint32_t>(check.steps); ++step) {
+    const int from = (step - 1) % 2, to = step % 2;
+    std::vector<Communicator::Handle> sums;
+    for (const BucketExtent& bucket : buckets.extents) {
+      float* const gradient = gradients + bucket.offset;
+      const int64_t count = bucket.blocks * kBlockElements;
+      objective.gradient(communicator.rank(), step, bucket.offset, count, weights[from] + bucket.offset,
+                         gradient);
+      sums.push_back(communicator.start({.collective = Collective::kAllReduce,
+                                         .in = gradient,
+                                         .out = gradient,
+                                         .count = count,
+                                         .options = {.algorithm = check.algorithm}}));
+    }
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+      const int64_t at = buckets.extents[i].offset, count = buckets.extents[i].blocks * kBlockElements;
+      sums[i].wait();
+      sgd_update(sgd, count, gradients + at, weights[from] + at, moments[from] + at, weights[to] + at,
+                 moments[to] + at);
+    }
+  }
+  report.end_ns = now_ns();
+  report.descriptors = communicator.counts().descriptors;
+  report.bytes = communicator.counts().bytes;
+  const float* const last = weights[check.steps % 2];
+  return {last, last + buckets.elements};
+}
+
 std::vector<float> train_serially(const ExchangeCheck& check, const SyntheticObjective& objective) {
   const BucketPlan buckets = check.segment_inputs().buckets;
-  const SerialSum sum(check, objective);
+  SerialSum sum(check, objective);
   std::vector<float> weights(buckets.elements), moments(buckets.elements);
   std::vector<float> new_weights(kBlockElements), new_moments(kBlockElements);
   for (uint32_t step = 1; step <= static_cast<uint32_t>(check.steps); ++step) {
     for (const BucketExtent& bucket : buckets.extents) {
       for (int owner = 0; owner < check.ranks; ++owner) {
-        const ShardRange slice = slice_of(owner, check.ranks, bucket);
-        for (int64_t block = slice.begin; block < slice.end; ++block) {
-          const int64_t at = bucket.offset + block * kBlockElements;
-          const std::vector<float> gradient = sum(step, at, owner, weights.data());
-          sgd_update_reference(check.sgd(), kBlockElements, gradient.data(), &weights[at], &moments[at],
+        const ShardRange slice = check.slice(owner, bucket);
+        for (int64_t begin = slice.begin; begin < slice.end; begin += kBlockElements) {
+          const int64_t at = bucket.offset + begin, count = std::min(kBlockElements, slice.end - begin);
+          const std::vector<float> gradient = sum(step, at, count, owner, weights.data());
+          sgd_update_reference(check.sgd(), count, gradient.data(), &weights[at], &moments[at],
                                new_weights.data(), new_moments.data());
-          std::copy(new_weights.begin(), new_weights.end(), &weights[at]);
-          std::copy(new_moments.begin(), new_moments.end(), &moments[at]);
+          std::copy_n(new_weights.begin(), count, &weights[at]);
+          std::copy_n(new_moments.begin(), count, &moments[at]);
         }
       }
     }

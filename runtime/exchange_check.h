@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "collectives/communicator.h"
 #include "runtime/segment.h"
 #include "runtime/synthetic_objective.h"
 
@@ -20,11 +21,17 @@ struct ExchangeCheck {
   Domains domains;
   WaitPolicy waiting;
   uint64_t seed = 1;
+  // Otherwise each rank has weights of its own, and one shard (train_rank_apart).
+  bool shares_memory = true;
 
   SgdStep sgd() const { return {.learning_rate = 0.05f, .momentum = 0.9f}; }
   // `dim` parameters, padded to whole blocks, in up to four buckets.
   SegmentInputs segment_inputs() const;
   SyntheticObjective objective() const;
+  // What `owner` sums of a bucket: elements of the bucket.
+  ShardRange slice(int owner, const BucketExtent& bucket) const;
+  // Of a rank that shares no memory.
+  CommunicatorSpec communicator_spec() const;
 };
 
 // What one rank has to report.
@@ -36,6 +43,11 @@ struct RankReport {
 // Makes all steps as `rank`. All versions of the segment are 0 before. Throws StepAborted, StepError.
 RankReport train_rank(const ExchangeCheck& check, const SyntheticObjective& objective, const Segment& segment,
                       int rank);
+
+// The same where ranks share no memory: gradients are all-reduced by the communicator, made to
+// communicator_spec(), and each rank updates all weights, which it returns.
+std::vector<float> train_rank_apart(const ExchangeCheck& check, const SyntheticObjective& objective,
+                                    Communicator& communicator, RankReport& report);
 
 // The weights after all steps, made by plain loops in one process: gradients are summed along
 // tree(0, shards), for a ring in the order in which its slices travel.

@@ -66,6 +66,10 @@ everything_works() {
     if [[ \$1 == --version ]]; then printf 'annulus 1.2.3\ncommit:     abc-dirty\n'; exit; fi
     echo \"annulus \$*\" >>$work/log
     if [[ \$2 == train ]]; then printf '{\"model\": \"%s\", \"images_per_s\": 300, \"pss_mib\": 50}\n' \$4; exit; fi
+    if [[ \$2 == bridge ]]; then
+      printf '{\"bytes\": %s, \"median_us\": %s, \"gbps\": %s, \"iperf3_gbps\": 4}\n' 4096 20 0.2 1048576 500 2
+      exit
+    fi
     echo >>$work/rounds
     first=(0 30 10 20)
     line='{\"algorithm\": \"%s\", \"placement\": \"%s\", \"result\": \"%s\", \"dtype\": \"%s\", \"bytes\": %s, '
@@ -80,6 +84,10 @@ everything_works() {
       [[ \$* == *--compile* ]] && speed=150 || speed=100
       [[ \$* == *mlp* ]] && model=mlp || model=simplecnn
       printf '{\"model\": \"%s\", \"images_per_s\": %s, \"pss_mib\": 100}\n' \$model \$speed; exit; fi
+    if [[ \$* == *gloo_hosts* ]]; then
+      printf '{\"bytes\": %s, \"median_us\": %s, \"gbps\": %s}\n' 4096 50 0.08 1048576 2000 0.5
+      exit
+    fi
     echo 'a warning'; printf '$line' 4096 50 1048576 900"
   fake_mpi a 'mpirun (Open MPI) 5.5' "printf '$line' 4096 60 1048576 300"
   fake_mpi b 'HYDRA build details:
@@ -144,6 +152,25 @@ expect "memory has its table" shows "memory of workers / least of DDP 0.50x 0.50
 expect "bf16 is asked for" grep -q -- "^annulus .*resnet18 .*--precision bf16" "$work/log"
 expect "of both" grep -q -- "^torch .*resnet18 .*--bf16" "$work/log"
 expect "no collective runs" never grep -q collectives "$work/log"
+
+everything_works
+compare --rounds 2 --bridge --no-collectives --bytes 4K,1M
+expect "the bridge has its table" shows "Annulus, bridge 20.0 500"
+expect "Gloo between hosts is beside it" shows "Gloo, torch 9.8.7 50.0 2,000"
+expect "the ratio is Gloo's time over Annulus'" shows "Gloo's time / Annulus' 2.50x 4.00x"
+expect "and rates are set beside iperf3's" shows "Annulus' rate / iperf3's 0.05x 0.50x"
+expect "they take turns" test "$(cut -d' ' -f1 "$work/log" | tr '\n' ' ')" == "annulus torch annulus torch "
+expect "Annulus makes two hosts" has_line "$work/log" "annulus bench bridge --nodes 2 --bytes 4K,1M --json"
+expect "Gloo gets bytes" grep -q "^torch .*gloo_hosts.py 4096 1048576$" "$work/log"
+compare --rounds 1 --bridge --no-collectives --bytes 4K,1M --json
+expect "the bridge's json is one object a line" is_json
+expect "with its ratios" says '"what": "Gloo'"'"'s time / Annulus'"'"'", "column": "1M", "ratio": 4.0'
+rm -r "$work/peers/torch"
+compare --rounds 1 --bridge --no-collectives --bytes 4K,1M
+expect "the bridge is shown without Gloo" shows "Annulus, bridge 20.0 500"
+expect "and how to install Gloo" says "not found: Gloo between hosts"
+
+everything_works
 compare --training mlp,alexnet
 expect "an unknown workload is refused" ends_with 2
 expect "with the names there are" grep -q "alexnet.*resnet50" "$work/err"

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
@@ -15,6 +14,7 @@
 #include "collectives/connector.h"
 #include "collectives/wait.h"
 #include "telemetry/error.h"
+#include "tests/collectives/open_files.h"
 
 namespace annulus {
 namespace {
@@ -145,11 +145,7 @@ TEST(Acceptor, leaves_what_follows_the_handshake_in_the_connection) {
 }
 
 TEST(Acceptor, is_not_disturbed_by_a_thousand_idle_connections) {
-  rlimit files;
-  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &files), 0);
-  files.rlim_cur = std::min<rlim_t>(files.rlim_max, 4096);
-  setrlimit(RLIMIT_NOFILE, &files);
-  if (files.rlim_cur < 1'200) GTEST_SKIP() << "SKIPPED: " << files.rlim_cur << " open files at most";
+  if (const std::string why = too_few_open_files(1'200); !why.empty()) GTEST_SKIP() << why;
 
   Acceptor acceptor = an_acceptor({.handshake_ns = kLong});
   const std::vector<std::byte> hello = hello_of(kSecret);

@@ -7,9 +7,9 @@
 #include <cstring>
 #include <random>
 
-#include "collectives/bridge_links.h"
 #include "kernels/reduce.h"
 #include "telemetry/error.h"
+#include "tests/collectives/local_hosts.h"
 
 namespace annulus {
 namespace {
@@ -42,59 +42,31 @@ std::vector<float> rounded(DataType type, std::vector<float> in) {
   return in;
 }
 
-// All hosts of a job on one machine, each with one rank.
-class Hosts {
+// Hosts whose bridges have slices to sum, and notes.
+class Hosts : public LocalHosts {
  public:
   Hosts(int count, std::vector<ShardRange> slices, DataType wire = DataType::kF32)
-      : secret_(new_secret()), slices_(std::move(slices)), wire_(wire) {
-    for (int node = 0; node < count; ++node) {
-      listeners_.push_back(listen_on(resolve("127.0.0.1", 0)));
-      addresses_.push_back(local_address(listeners_.back().get()));
-      notes_read_.push_back(std::make_unique<std::atomic<uint32_t>>(0));
-    }
-  }
+      : LocalHosts(count), slices_(std::move(slices)), wire_(wire), notes_read_(count) {}
 
-  int count() const { return static_cast<int>(addresses_.size()); }
-  Identity identity(int node, uint32_t attempt = 1) const {
-    return {.purpose = Purpose::kBridge,
-            .node = static_cast<uint32_t>(node),
-            .rank = 0,
-            .world = static_cast<uint32_t>(count()),
-            .attempt = attempt,
-            .job = 7,
-            .config_hash = 8,
-            .program_hash = 9};
-  }
-  std::unique_ptr<Bridge> bridge(
-      int node, float* array, std::function<void()> wake = [] {}, uint32_t attempt = 1,
-      std::unique_ptr<BridgePacking> packing = nullptr) {
+  std::unique_ptr<Bridge> bridge(int node, float* array, uint32_t attempt = 1,
+                                 std::unique_ptr<BridgePacking> packing = nullptr) {
     return std::make_unique<Bridge>(
         BridgePlan{.hosts = count(), .node = node, .slices = slices_, .wire = wire_},
-        Bridge::Wiring{
-            .connect = connect_bridge({identity(node, attempt), secret_, addresses_, listeners_[node].get()}),
-            .arrays = {array},
-            .packing = std::move(packing),
-            .attempt = attempt,
-            .notes = {[node] { return 100u + node; },
-                      [this, node](uint32_t note) { notes_read_[node]->store(note); }},
-            .wake = std::move(wake)});
+        Bridge::Wiring{.connect = connect_bridge(peers(node, attempt)),
+                       .arrays = {array},
+                       .packing = std::move(packing),
+                       .attempt = attempt,
+                       .notes = {[node] { return 100u + node; },
+                                 [this, node](uint32_t note) { notes_read_[node] = note; }},
+                       .wake = [] {}});
   }
-  uint32_t note_read(int node) const { return notes_read_[node]->load(); }
-  const std::vector<SocketAddress>& addresses() const { return addresses_; }
-  const Secret& secret() const { return secret_; }
+  uint32_t note_read(int node) const { return notes_read_[node]; }
 
  private:
-  Secret secret_;
-  std::vector<ShardRange> slices_;
-  DataType wire_;
-  std::vector<UniqueFd> listeners_;
-  std::vector<SocketAddress> addresses_;
-  std::vector<std::unique_ptr<std::atomic<uint32_t>>> notes_read_;
+  const std::vector<ShardRange> slices_;
+  const DataType wire_;
+  std::vector<std::atomic<uint32_t>> notes_read_;
 };
-
-void wait_for(const Bridge& bridge, std::size_t buckets) {
-  while (!bridge.reached(buckets)) std::this_thread::sleep_for(std::chrono::microseconds(100));
-}
 
 struct Case {
   int hosts;
@@ -186,14 +158,11 @@ TEST(Bridge, MeetsOnlyItsOwnAttempt) {
   Hosts hosts(2, {{0, kBlock}});
   std::vector<float> a = values(0, kBlock), b = values(1, kBlock), old = values(2, kBlock);
   const std::vector<float> sum = tree({a, b}, 0, 2);
-  auto stale = hosts.bridge(
-      1, old.data(), [] {}, 1);
-  auto first = hosts.bridge(
-      0, a.data(), [] {}, 2);
+  auto stale = hosts.bridge(1, old.data(), 1);
+  auto first = hosts.bridge(0, a.data(), 2);
   wait_for(*stale, 1);
   EXPECT_THROW(stale->check(), LinkError);
-  auto second = hosts.bridge(
-      1, b.data(), [] {}, 2);
+  auto second = hosts.bridge(1, b.data(), 2);
   for (Bridge* bridge : {first.get(), second.get()}) {
     bridge->begin(1);
     bridge->submit();
@@ -253,8 +222,7 @@ TEST(Bridge, GathersPackedMessages) {
       arrays[node].resize(6 * kBlock);
       auto packing = std::make_unique<FirstOfBlocks>(arrays[node].data(), slices);
       packings.push_back(packing.get());
-      bridges.push_back(hosts.bridge(
-          node, arrays[node].data(), [] {}, 1, std::move(packing)));
+      bridges.push_back(hosts.bridge(node, arrays[node].data(), 1, std::move(packing)));
     }
     for (uint32_t step = 1; step <= 4; ++step) {
       for (int node = 0; node < count; ++node) {
@@ -299,10 +267,8 @@ TEST(Bridge, PacksOnlyWhatAllHostsHaveBegun) {
     std::atomic<int>& packed;
   };
   std::atomic<int> packed{0};
-  auto first = hosts.bridge(
-      0, a.data(), [] {}, 1, std::make_unique<Watched>(a.data(), slices, packed));
-  auto second = hosts.bridge(
-      1, b.data(), [] {}, 1, std::make_unique<FirstOfBlocks>(b.data(), slices));
+  auto first = hosts.bridge(0, a.data(), 1, std::make_unique<Watched>(a.data(), slices, packed));
+  auto second = hosts.bridge(1, b.data(), 1, std::make_unique<FirstOfBlocks>(b.data(), slices));
   first->begin(1);
   first->submit();
   std::this_thread::sleep_for(std::chrono::milliseconds(100));

@@ -1,5 +1,5 @@
-// One conformance suite: every collective with every algorithm, number of ranks, count and type against a
-// plain loop, bit by bit, with ranks as processes.
+// One conformance suite: every collective over every transport with every algorithm, number of ranks, count
+// and type against a plain loop, bit by bit, with ranks as processes.
 #include "collectives/communicator.h"
 
 #include <gtest/gtest.h>
@@ -15,7 +15,11 @@ TEST_P(Conformance, every_collective_gives_the_bits_of_the_plain_loop) {
   conformance::run_group(GetParam(), conformance::run_as_processes);
 }
 
-INSTANTIATE_TEST_SUITE_P(Processes, Conformance, testing::ValuesIn(conformance::groups()),
+INSTANTIATE_TEST_SUITE_P(Processes, Conformance,
+                         testing::ValuesIn(conformance::groups(conformance::Over::kMemory)),
+                         [](const auto& info) { return info.param.name(); });
+INSTANTIATE_TEST_SUITE_P(ProcessesOverTcp, Conformance,
+                         testing::ValuesIn(conformance::groups(conformance::Over::kTcp)),
                          [](const auto& info) { return info.param.name(); });
 
 }  // namespace

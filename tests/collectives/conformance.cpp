@@ -8,13 +8,16 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <stdexcept>
 #include <thread>
 
+#include "collectives/tcp_ranks.h"
 #include "kernels/reduce.h"
+#include "telemetry/error.h"
 #include "tests/collectives/tree_domains.h"
 
 namespace annulus::conformance {
@@ -216,7 +219,10 @@ std::string describe(const Case& c) {
 std::vector<Case> cases(const Group& group) {
   const int ranks = group.ranks;
   const Algorithm algorithm = group.algorithm;
+  const bool over_tcp = group.transport == Over::kTcp;
   std::vector<Case> cases;
+  // Over TCP buffers are all alike, and there is no memory to share a result in.
+  const std::vector<bool> heaps = over_tcp ? std::vector{false} : std::vector{false, true};
   std::vector<int64_t> counts{0, 1, ranks - 1, ranks, ranks + 1};
   counts.insert(counts.end(), kPrimes.begin(), kPrimes.end());
   if (group.brief) counts = {1, ranks + 1, 1009};
@@ -230,13 +236,14 @@ std::vector<Case> cases(const Group& group) {
       if (collective == Collective::kBarrier && count > 0) continue;
       for (const DataType type : {DataType::kF32, DataType::kBf16, DataType::kF16}) {
         for (const Operation operation : {Operation::kSum, Operation::kAverage, Operation::kMax}) {
-          for (const bool in_heap : {false, true}) {
+          for (const bool in_heap : heaps) {
             Case c{collective, count, type, operation, in_heap, false, static_cast<int>(count % ranks)};
             if (!c.reduces() && (type == DataType::kF16 || operation != Operation::kSum)) continue;
             if (operation == Operation::kMax && type != DataType::kF32) continue;
             c.in_place = collective == Collective::kAllReduce && count % 2 == 1;
             cases.push_back(c);
-            if (collective != Collective::kAllReduce || operation == Operation::kAverage) continue;
+            const bool shares = collective == Collective::kAllReduce && operation != Operation::kAverage;
+            if (!shares || over_tcp) continue;
             c.in_place = false;
             c.shared = true;
             cases.push_back(c);
@@ -247,7 +254,7 @@ std::vector<Case> cases(const Group& group) {
   }
   if (group.brief) return cases;
   // Messages of many parts, the largest of all.
-  for (const bool in_heap : {false, true}) {
+  for (const bool in_heap : heaps) {
     const auto add = [&](Collective collective, int64_t count, DataType type, bool automatic = false) {
       cases.push_back({collective, count, type, Operation::kSum, in_heap,
                        in_heap && collective == Collective::kAllReduce, ranks - 1, false, automatic});
@@ -275,14 +282,50 @@ constexpr int64_t kBufferBytes = 4 * kMost + 8192;
   throw std::runtime_error(describe(c) + ": " + what);
 }
 
+constexpr int64_t kDeadlineNs = 60'000'000'000;
+
+// What the ranks of a group meet on. Made before they start.
+class Meeting {
+ public:
+  explicit Meeting(const Group& group)
+      : spec_{
+            .ranks = group.ranks,
+            .heap_bytes = 2 * kBufferBytes + 8192,
+            .domains = group.domains == 1 ? Domains{} : tree_domains(group.ranks, group.ranks, group.domains),
+            .waiting = {.spin_ns = 0, .deadline_ns = kDeadlineNs},
+            .thresholds = {}} {
+    if (group.transport == Over::kTcp) {
+      connections_.emplace(group.ranks);
+    } else {
+      segment_.emplace(spec_);
+    }
+  }
+  std::unique_ptr<Communicator> join(int rank) const {
+    if (!connections_) return std::make_unique<Communicator>(*segment_, rank);
+    return std::make_unique<Communicator>(spec_, connections_->connect(rank, kDeadlineNs));
+  }
+  std::byte* heap(int rank) const { return segment_->heap(rank).data(); }
+  // Makes ranks give up. Over TCP they do by themselves: who fails closes its connections, and there is a
+  // deadline.
+  void abort() const {
+    if (segment_) segment_->abort();
+  }
+
+ private:
+  CommunicatorSpec spec_;
+  std::optional<CommunicatorSegment> segment_;
+  std::optional<TcpRanks> connections_;
+};
+
 // One rank's buffers, and the calls on them.
 class Rank {
  public:
-  Rank(const CommunicatorSegment& segment, Algorithm algorithm, int rank)
-      : segment_(segment),
+  Rank(const Meeting& meeting, Algorithm algorithm, int rank)
+      : meeting_(meeting),
         algorithm_(algorithm),
         rank_(rank),
-        communicator_(segment, rank),
+        own_(meeting.join(rank)),
+        communicator_(*own_),
         heap_in_(communicator_.allocate<std::byte>(kBufferBytes)),
         heap_out_(communicator_.allocate<std::byte>(kBufferBytes)),
         outside_in_(kBufferBytes),
@@ -292,7 +335,7 @@ class Rank {
   void check(const Case& c, const std::vector<std::byte>& all, int call) {
     std::byte* in = c.in_heap ? heap_in_ : outside_in_.data();
     std::byte* out = c.in_heap ? heap_out_ : outside_out_.data();
-    if (c.shared) out = segment_.heap(c.root).data() + (heap_out_ - segment_.heap(rank_).data());
+    if (c.shared) out = meeting_.heap(c.root) + (heap_out_ - meeting_.heap(rank_));
     if (c.in_place) out = in;
     const bool brings = c.collective != Collective::kBroadcast || rank_ == c.root;
     if (c.collective == Collective::kBroadcast) in = out;
@@ -337,10 +380,11 @@ class Rank {
     fail(c, fmt::format("element {} {}", at / size_of(c.type), what));
   }
 
-  const CommunicatorSegment& segment_;
+  const Meeting& meeting_;
   Algorithm algorithm_;
   int rank_;
-  Communicator communicator_;
+  const std::unique_ptr<Communicator> own_;
+  Communicator& communicator_;
   std::byte *heap_in_, *heap_out_;
   std::vector<std::byte> outside_in_, outside_out_;
 };
@@ -351,7 +395,7 @@ std::string Group::name() const {
   return fmt::format("{}_{}_ranks_{}_domains", to_string(algorithm), ranks, domains);
 }
 
-std::vector<Group> groups() {
+std::vector<Group> groups(Over transport) {
   std::vector<Group> groups;
   for (int ranks = 1; ranks <= 9; ++ranks) {
     groups.push_back({Algorithm::kDirect, ranks, 1});
@@ -361,14 +405,15 @@ std::vector<Group> groups() {
     }
   }
   groups.push_back({Algorithm::kHierarchical, 8, 8});
+  for (Group& group : groups) group.transport = transport;
   return groups;
 }
 
-std::string run_as_threads(const CommunicatorSegment& segment, const std::function<std::string(int)>& body) {
+std::string run_as_threads(int ranks, const std::function<std::string(int)>& body) {
   std::vector<std::thread> threads;
   std::mutex mutex;
   std::string first;
-  for (int rank = 0; rank < segment.spec().ranks; ++rank) {
+  for (int rank = 0; rank < ranks; ++rank) {
     threads.emplace_back([&, rank] {
       const std::string wrong = body(rank);
       const std::lock_guard lock(mutex);
@@ -379,12 +424,11 @@ std::string run_as_threads(const CommunicatorSegment& segment, const std::functi
   return first;
 }
 
-std::string run_as_processes(const CommunicatorSegment& segment,
-                             const std::function<std::string(int)>& body) {
+std::string run_as_processes(int ranks, const std::function<std::string(int)>& body) {
   int pipe_ends[2];
   if (pipe(pipe_ends) != 0) return "no pipe";
   std::vector<pid_t> children;
-  for (int rank = 0; rank < segment.spec().ranks; ++rank) {
+  for (int rank = 0; rank < ranks; ++rank) {
     const pid_t child = fork();
     if (child == 0) {
       const std::string wrong = body(rank);
@@ -410,11 +454,11 @@ namespace {
 // Aborts ranks that hang.
 class Watchdog {
  public:
-  explicit Watchdog(const CommunicatorSegment& segment)
+  explicit Watchdog(const Meeting& meeting)
       : thread_([&] {
           std::unique_lock lock(mutex_);
           expired_ = !done_.wait_for(lock, std::chrono::seconds(100), [&] { return is_done_; });
-          if (expired_) segment.abort();
+          if (expired_) meeting.abort();
         }) {}
   // Whether it had to.
   bool stop() {
@@ -437,21 +481,16 @@ class Watchdog {
 }  // namespace
 
 void run_group(const Group& group, const Runner& run) {
-  const CommunicatorSegment segment(
-      {.ranks = group.ranks,
-       .heap_bytes = 2 * kBufferBytes + 8192,
-       .domains = group.domains == 1 ? Domains{} : tree_domains(group.ranks, group.ranks, group.domains),
-       .waiting = {.spin_ns = 0, .deadline_ns = 60'000'000'000},
-       .thresholds = {}});
+  const Meeting meeting(group);
   const std::vector<Case> all = cases(group);
   std::vector<std::vector<std::byte>> expected;
   for (std::size_t call = 0; call < all.size(); ++call) {
     expected.push_back(expect(all[call], group.algorithm, group.ranks, static_cast<int>(call)));
   }
-  Watchdog watchdog(segment);
-  const std::string wrong = run(segment, [&](int rank) -> std::string {
+  Watchdog watchdog(meeting);
+  const std::string wrong = run(group.ranks, [&](int rank) -> std::string {
     try {
-      Rank self(segment, group.algorithm, rank);
+      Rank self(meeting, group.algorithm, rank);
       for (std::size_t call = 0; call < all.size(); ++call) {
         self.check(all[call], expected[call], static_cast<int>(call));
       }
@@ -459,7 +498,7 @@ void run_group(const Group& group, const Runner& run) {
     } catch (const StepAborted&) {
       return "";  // another rank says why
     } catch (const std::exception& error) {
-      segment.abort();
+      meeting.abort();
       return fmt::format("rank {}: {}", rank, error.what());
     }
   });

@@ -95,8 +95,8 @@ class DelaysInCalls : public testing::TestWithParam<conformance::Group> {};
 
 TEST_P(DelaysInCalls, change_no_bit_of_any_collective) {
   for (uint64_t seed = 1; seed <= 2; ++seed) {
-    conformance::run_group(GetParam(), [&](const CommunicatorSegment& segment, const auto& body) {
-      return conformance::run_as_threads(segment, [&](int rank) {
+    conformance::run_group(GetParam(), [&](int ranks, const auto& body) {
+      return conformance::run_as_threads(ranks, [&](int rank) {
         delay_this_thread(seed * 1000 + rank + 1);
         std::string wrong = body(rank);
         delay_this_thread(0);

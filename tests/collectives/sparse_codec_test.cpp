@@ -6,7 +6,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <map>
 #include <optional>
 #include <random>
 #include <string>
@@ -402,55 +401,6 @@ TEST(SparseCodecDeathTest, callers_mistakes_stop_the_program) {
   EXPECT_DEATH(try_with({5, 6}, std::span(room).first(10)), "10 bytes, where up to");
   EXPECT_DEATH(encoded_bound(kMostSparseElements + 1, 0, SparseFormat::kExact), "broken invariant");
   EXPECT_DEATH(encoded_bound(5, 6, SparseFormat::kExact), "6 entries of 5 elements");
-}
-
-TEST(MergeOfSparseVectors, is_the_sum_and_keeps_the_bits_of_single_values) {
-  std::vector<uint32_t> indices;
-  std::vector<float> values;
-  const float big = 0x1p24f;
-  merge(std::vector<uint32_t>{1, 3, 9}, std::vector<float>{1, big, -0.0f}, std::vector<uint32_t>{0, 3, 4},
-        std::vector<float>{5, 1, 7}, indices, values);
-  EXPECT_EQ(indices, (std::vector<uint32_t>{0, 1, 3, 4, 9}));
-  EXPECT_EQ(bits_of(values), bits_of({5, 1, big + 1.0f, 7, -0.0f}));
-}
-
-TEST(MergeOfSparseVectors, equals_that_of_a_map_on_random_vectors) {
-  Random random(10);
-  std::vector<uint32_t> indices;
-  std::vector<float> values;
-  for (const double a_ratio : {0.0005, 0.01, 0.3, 0.99}) {
-    for (const double b_ratio : {0.0005, 0.02, 0.5}) {
-      const Sparse a = scattered(20'000, a_ratio, random), b = scattered(20'000, b_ratio, random);
-      std::map<uint32_t, float> sum;
-      for (size_t i = 0; i < a.indices.size(); ++i) sum[a.indices[i]] = a.values[i];
-      for (size_t i = 0; i < b.indices.size(); ++i) {
-        const auto [at, is_new] = sum.emplace(b.indices[i], b.values[i]);
-        if (!is_new) at->second += b.values[i];
-      }
-      merge(a.indices, a.values, b.indices, b.values, indices, values);
-      ASSERT_EQ(indices.size(), sum.size());
-      size_t i = 0;
-      for (const auto& [index, value] : sum) {
-        ASSERT_EQ(indices[i], index);
-        ASSERT_EQ(values[i++], value);
-      }
-    }
-  }
-}
-
-TEST(MergeOfSparseVectors, takes_empty_ones_and_the_last_index) {
-  std::vector<uint32_t> indices = {1, 2};
-  std::vector<float> values = {1, 2};
-  merge({}, {}, {}, {}, indices, values);
-  EXPECT_TRUE(indices.empty() && values.empty());
-  const std::vector<uint32_t> last = {~0u};
-  const std::vector<float> one = {1};
-  merge(last, one, {}, {}, indices, values);
-  EXPECT_EQ(indices, last);
-  merge({}, {}, last, one, indices, values);
-  EXPECT_EQ(values, one);
-  merge(last, one, last, one, indices, values);
-  EXPECT_EQ(values, std::vector<float>{2});
 }
 
 }  // namespace

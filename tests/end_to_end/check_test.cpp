@@ -73,6 +73,18 @@ TEST(Check, HierarchicalHasTheBitsOfDirectInPretendedDomains) {
   }
 }
 
+TEST(Check, HasTheSameBitsOverTcpAsInTheSegment) {
+  for (const char* workers : {"1", "2", "5"}) {
+    const nlohmann::json direct = passes("direct", {"--workers", workers, "--transport", "tcp"});
+    EXPECT_EQ(passes("direct", {"--workers", workers}).at("exchanged"), direct.at("exchanged")) << workers;
+    passes("ring", {"--workers", workers, "--transport", "tcp"});
+  }
+  passes("hierarchical", {"--workers", "4", "--domains", "2", "--transport", "tcp"});
+  expect_refused({"direct", "--transport", "tcp", "--workers", "2", "--shards", "3"},
+                 {"--shards 3", "one shard"});
+  expect_refused({"direct", "--transport", "pigeon"}, {"pigeon", "memory, tcp"});
+}
+
 TEST(Check, EndsWithFourTimesMoreWorkersThanCores) {
   CommandOptions one_core;
   one_core.cpus = {0};
