@@ -1,5 +1,7 @@
 #include "collectives/frame_stream.h"
 
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -143,6 +145,13 @@ bool FrameStream::pump_in() {
     held_.push_back(std::move(incoming_));
   }
   return moved;
+}
+
+int64_t FrameStream::link_ns() const {
+  tcp_info info{};
+  socklen_t size = sizeof info;
+  if (getsockopt(fd_.get(), IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return 0;
+  return static_cast<int64_t>(info.tcpi_busy_time - info.tcpi_rwnd_limited) * 1000;
 }
 
 void FrameStream::accept() {

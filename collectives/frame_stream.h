@@ -68,6 +68,9 @@ class FrameStream {
 
   uint64_t bytes_sent() const { return bytes_sent_; }  // headers included
   uint64_t bytes_received() const { return bytes_received_; }
+  // That bytes were on the way: the kernel had some that were not acknowledged, and the other side room for
+  // more. In the kernel's ticks (1 to 10 ms), so good in sums only. 0 where the kernel does not tell.
+  int64_t link_ns() const;
 
  private:
   // A payload's memory, kept for later frames.

@@ -33,13 +33,9 @@ struct RunSummary {
   double planned_s = 0, total_s = 0;  // since the command began
   int64_t began_ns = 0;
 
-  // The share of the bytes that whole gradients would have been which was not sent.
-  double wire_saved() const {
-    const double hosts = job.run.hosts.count, steps = outcome.committed_step - job.run.initial_step();
-    const double whole =
-        2 * (hosts - 1) / hosts * static_cast<double>(job.run.buckets.elements) * sizeof(float) * steps;
-    return whole > 0 ? 1 - static_cast<double>(outcome.wire_bytes) / whole : 0;
-  }
+  int64_t steps() const { return outcome.committed_step - job.run.initial_step(); }
+  double whole_wire_bytes() const { return job.run.whole_wire_bytes() * static_cast<double>(steps()); }
+  double saved() const { return wire_saved(outcome.wire.bytes, whole_wire_bytes()); }
   double first_step_s() const { return (progress.first_step_end_ns() - began_ns) * 1e-9; }
 };
 
@@ -52,6 +48,22 @@ std::string headline(const Job& job) {
       config.workers == 1 ? "" : "s", config.threads_per_worker, config.threads_per_worker == 1 ? "" : "s",
       job.run.network.isa, config.batch_size, config.shards, config.shards == 1 ? "" : "s", config.precision,
       config.optimizer, config.learning_rate, job.run.schedule.steps());
+}
+
+std::string wire_text(const RunSummary& summary) {
+  const WireUse& wire = summary.outcome.wire;
+  const double ms = 1e-6 / static_cast<double>(std::max<int64_t>(summary.steps(), 1));  // of a step
+  std::string text = fmt::format("wire       {} sent to other hosts", format_bytes(wire.bytes));
+  if (summary.whole_wire_bytes() > 0) {
+    text += fmt::format(", {:.1f} % less than whole gradients are", 100 * summary.saved());
+  }
+  text += fmt::format("; a step {:.2f} ms on the way and {:.2f} ms of processor time", wire.link_ns * ms,
+                      wire.cpu_ns * ms);
+  if (wire.encode_ns + wire.decode_ns > 0) {
+    text += fmt::format(", of that {:.2f} to encode and {:.2f} to decode", wire.encode_ns * ms,
+                        wire.decode_ns * ms);
+  }
+  return text + "\n";
 }
 
 std::string to_text(const RunSummary& summary) {
@@ -81,14 +93,8 @@ std::string to_text(const RunSummary& summary) {
   }
   if (summary.job.run.hosts.several()) {
     text += fmt::format("hosts      {}; this one is {}\n", summary.job.run.hosts.count,
-                        summary.job.run.hosts.names[summary.job.run.hosts.node]);
-    const double steps = std::max<double>(outcome.committed_step - begun, 1);
-    text += fmt::format(
-        "wire       {} sent to other hosts, {:.1f} % less than whole gradients are; {:.2f} ms of processor "
-        "time a "
-        "step, of that {:.2f} to encode and {:.2f} to decode\n",
-        format_bytes(outcome.wire_bytes), 100 * summary.wire_saved(), outcome.wire_ns * 1e-6 / steps,
-        outcome.packing_ns * 1e-6 / steps, outcome.unpacking_ns * 1e-6 / steps);
+                        summary.job.run.hosts.names[summary.job.run.hosts.node]) +
+            wire_text(summary);
   }
   text += fmt::format("rings      {} descriptors, {} handed over in place\n",
                       with_thousands(static_cast<int64_t>(outcome.descriptors)), format_bytes(outcome.bytes));
@@ -137,11 +143,13 @@ std::string to_json(const RunSummary& summary) {
                                  {"hidden_ms", means.hidden_ms},
                                  {"ring_descriptors", outcome.descriptors},
                                  {"ring_bytes", outcome.bytes},
-                                 {"wire_bytes", outcome.wire_bytes},
-                                 {"wire_saved", summary.wire_saved()},
-                                 {"wire_cpu_ms", outcome.wire_ns * 1e-6},
-                                 {"encode_ms", outcome.packing_ns * 1e-6},
-                                 {"decode_ms", outcome.unpacking_ns * 1e-6},
+                                 {"wire_bytes", outcome.wire.bytes},
+                                 {"wire_saved", summary.saved()},
+                                 {"wire_saved_bytes", std::llround(summary.saved() * summary.whole_wire_bytes())},
+                                 {"wire_ms", outcome.wire.link_ns * 1e-6},
+                                 {"wire_cpu_ms", outcome.wire.cpu_ns * 1e-6},
+                                 {"encode_ms", outcome.wire.encode_ns * 1e-6},
+                                 {"decode_ms", outcome.wire.decode_ns * 1e-6},
                                  {"pages", outcome.placement.pages()},
                                  {"remote_pages", outcome.placement.remote()},
                                  {"pss_bytes", outcome.pss_bytes},
@@ -230,7 +238,7 @@ int train(const TrainConfig& config, const Machine& machine, const ResumePoint* 
   for (const std::string& note : job.notes) say("note: " + note);
   for (const std::string& warning : job.warnings) terminal.line("warning: " + warning);
 
-  Progress progress(job.run.schedule.steps(), job.run.schedule.steps_per_epoch());
+  Progress progress(job.run.schedule.steps(), job.run.schedule.steps_per_epoch(), job.run.whole_wire_bytes());
   std::optional<EvalSummary> evaluation;
   std::unique_ptr<Scribe> scribe;
   JobObserver observer;
