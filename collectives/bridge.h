@@ -116,10 +116,10 @@ class Bridge {
   uint64_t bytes_sent() const {
     return bytes_sent_.load(std::memory_order_relaxed);
   }  // of done() buckets, headers included
-  // Time spent in packing, and in unpacking.
+  // Of cpu_ns(), in packing, and in unpacking.
   int64_t packing_ns() const { return packing_ns_.load(std::memory_order_relaxed); }
   int64_t unpacking_ns() const { return unpacking_ns_.load(std::memory_order_relaxed); }
-  // That bytes were on the way, as of the last step that is done: TcpTransport::link_ns().
+  // How long bytes took on the way, as of the last step that is done: TcpTransport::link_ns().
   int64_t link_ns() const { return link_ns_.load(std::memory_order_relaxed); }
   // Processor time of the bridge's thread.
   int64_t cpu_ns() const;

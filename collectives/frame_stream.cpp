@@ -147,11 +147,16 @@ bool FrameStream::pump_in() {
   return moved;
 }
 
-int64_t FrameStream::link_ns() const {
+int64_t FrameStream::link_ns() {
   tcp_info info{};
   socklen_t size = sizeof info;
-  if (getsockopt(fd_.get(), IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return 0;
-  return static_cast<int64_t>(info.tcpi_busy_time - info.tcpi_rwnd_limited) * 1000;
+  if (getsockopt(fd_.get(), IPPROTO_TCP, TCP_INFO, &info, &size) != 0 || info.tcpi_delivery_rate == 0) {
+    return link_ns_;
+  }
+  const double seconds =
+      static_cast<double>(bytes_sent_ - timed_bytes_) / static_cast<double>(info.tcpi_delivery_rate);
+  timed_bytes_ = bytes_sent_;
+  return link_ns_ += static_cast<int64_t>(seconds * 1e9);
 }
 
 void FrameStream::accept() {

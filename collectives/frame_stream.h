@@ -68,9 +68,9 @@ class FrameStream {
 
   uint64_t bytes_sent() const { return bytes_sent_; }  // headers included
   uint64_t bytes_received() const { return bytes_received_; }
-  // That bytes were on the way: the kernel had some that were not acknowledged, and the other side room for
-  // more. In the kernel's ticks (1 to 10 ms), so good in sums only. 0 where the kernel does not tell.
-  int64_t link_ns() const;
+  // How long what was sent took on the way: bytes by the rate at which the kernel has seen them delivered
+  // (tcp(7), tcpi_delivery_rate), as of each call. Where the kernel knows no rate yet, a later call counts.
+  int64_t link_ns();
 
  private:
   // A payload's memory, kept for later frames.
@@ -108,6 +108,8 @@ class FrameStream {
   bool closed_ = false;  // by the other side
   std::vector<std::unique_ptr<Buffer>> spare_;
   uint64_t bytes_sent_ = 0, bytes_received_ = 0;
+  uint64_t timed_bytes_ = 0;  // of those sent, in link_ns_
+  int64_t link_ns_ = 0;
 };
 
 }  // namespace annulus

@@ -138,9 +138,9 @@ uint64_t TcpTransport::bytes_sent() const {
   return sum;
 }
 
-int64_t TcpTransport::link_ns() const {
+int64_t TcpTransport::link_ns() {
   int64_t longest = 0;
-  for (const Peer& peer : peers_) longest = std::max(longest, peer.stream ? peer.stream->link_ns() : 0);
+  for (Peer& peer : peers_) longest = std::max(longest, peer.stream ? peer.stream->link_ns() : 0);
   return longest;
 }
 

@@ -49,7 +49,7 @@ class TcpTransport final : public Transport {
   // Sleeps until a socket can go on, `wake_fd` (if not negative) can be read, or 100 ms have passed.
   void sleep(int wake_fd = -1) const;
   uint64_t bytes_sent() const;  // headers included
-  int64_t link_ns() const;      // of the connection that took longest: FrameStream::link_ns()
+  int64_t link_ns();            // of the connection that took longest: FrameStream::link_ns()
 
  private:
   struct Peer {

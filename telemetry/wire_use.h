@@ -8,12 +8,11 @@ namespace annulus {
 
 struct WireUse {
   int64_t bytes = 0;  // sent to other hosts, headers included
-  // That bytes were on the way: the kernel had some that the other side had not acknowledged, and room there.
-  // Of several connections, of the one that took longest; of several ranks, which send at the same time, the
-  // mean.
+  // On the way: bytes by the rate at which the kernel has seen them delivered. Of several connections, of the
+  // one that took longest; of several ranks, which send at the same time, the mean.
   int64_t link_ns = 0;
   int64_t cpu_ns = 0;                    // processor time of the bridge's thread
-  int64_t encode_ns = 0, decode_ns = 0;  // of its time, to make gradients smaller and larger
+  int64_t encode_ns = 0, decode_ns = 0;  // of that, to make gradients smaller and larger
 
   WireUse& add(const WireUse& other, int sign = 1) {
     bytes += sign * other.bytes;
