@@ -45,8 +45,9 @@ TEST(Progress, line_has_what_a_step_sends_to_other_hosts) {
     for (uint64_t step = 1; step <= 3; ++step) progress.add(sending_step(step, bytes, packed));
     return progress.line();
   };
-  const std::string before = "epoch 1/2  step 3/20  loss 0.4312  10,000 images/s  T_compute 6.00  T_comm 3.00  "
-                             "T_sync 1.00 ms  ",
+  const std::string before =
+                        "epoch 1/2  step 3/20  loss 0.4312  10,000 images/s  T_compute 6.00  T_comm 3.00  "
+                        "T_sync 1.00 ms  ",
                     after = "  ETA 0:00";
   EXPECT_EQ(line(4e6, 500'000, true),
             before + "wire 0.50 MB, 87.5 % less, 4.00 ms  encode 3.00  decode 2.00 ms" + after);
