@@ -240,6 +240,9 @@ BenchUpdateOptions parse_bench_update(int argc, const char* const* argv) {
 
 BenchCompressionOptions parse_bench_compression(int argc, const char* const* argv) {
   BenchCompressionOptions options;
+  std::string config_file;
+  const OptionTable train = train_table(options.config, config_file);
+  options.config.model.clear();
   OptionTable table("annulus bench compression",
                     "Measures what it costs one core to make a gradient smaller for the wire (the largest "
                     "elements with error feedback, their encodings, 16-bit types), and how much smaller it "
@@ -248,9 +251,17 @@ BenchCompressionOptions parse_bench_compression(int argc, const char* const* arg
   add_ratios(table, options.ratios, "shares of the gradient's elements that are sent", "0.1,0.01,0.001");
   add_sizes(table, options.bytes, "sizes of the fp32 gradient, with K, M or G for powers of 1024",
             "1M,25M,100M");
+  table.section("In place of sizes, beside forward and backward");
+  table.text("model", "NAME", options.config.model,
+             "the gradient of this network, as --compress topk makes it smaller between two hosts");
+  table.take(train, {"stem", "bucket-mb"});
+  table.whole("batch", "B", options.batch, 1, kMostImages, "images of one step");
+  table.whole("steps", "K", options.steps, 1, 1'000'000, "steps that are measured");
   table.section("Output");
   table.bare_switch("json", options.json, "JSON in place of text, one object a line");
+  table.exclude("model", "bytes");
   table.parse(argc, argv);
+  if (!options.config.model.empty()) settle_stem(table, options.config.model, options.config.stem);
   return options;
 }
 

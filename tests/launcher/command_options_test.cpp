@@ -140,6 +140,16 @@ TEST(BenchCompressionOptions, AreListsOfRatiosAndSizes) {
   EXPECT_NE(refused({"--bytes", "1M,few"}).find("few is not a size"), std::string::npos);
   EXPECT_NE(refused({"--workers", "2"}).find("unknown flag of annulus bench compression"), std::string::npos);
   EXPECT_THROW(compression({"--help"}), HelpRequest);
+
+  EXPECT_EQ(plain.config.model, "") << "sizes";
+  const BenchCompressionOptions model = compression(
+      {"--model", "resnet50", "--stem", "imagenet", "--ratio", "0.01", "--batch", "8", "--steps", "3"});
+  EXPECT_EQ(model.config.model, "resnet50");
+  EXPECT_EQ(model.config.stem, "imagenet");
+  EXPECT_EQ(model.batch, 8);
+  EXPECT_EQ(model.steps, 3);
+  EXPECT_NE(refused({"--model", "mlp", "--stem", "imagenet"}).find("--stem"), std::string::npos);
+  EXPECT_NE(refused({"--model", "mlp", "--bytes", "1M"}).find("--bytes"), std::string::npos);
 }
 
 // It becomes part of a shell's commands.
