@@ -244,7 +244,10 @@ void Bridge::serve() {
           if (!transport.pump()) sleep(transport);
         }
         bytes_sent_.store(transport.bytes_sent(), std::memory_order_relaxed);
-        if (next == schedules_.size()) link_ns_.store(transport.link_ns(), std::memory_order_relaxed);
+        if (next == schedules_.size()) {
+          link_ns_.store(transport.link_ns(), std::memory_order_relaxed);
+          unacknowledged_ns_.store(transport.unacknowledged_ns(), std::memory_order_relaxed);
+        }
         done_.store(word(step, next), std::memory_order_release);  // B2
         wiring_.wake();
       }

@@ -71,6 +71,9 @@ class FrameStream {
   // How long what was sent took on the way: bytes by the rate at which the kernel has seen them delivered
   // (tcp(7), tcpi_delivery_rate), as of each call. Where the kernel knows no rate yet, a later call counts.
   int64_t link_ns();
+  // That bytes were sent and not acknowledged, while the other side had room; 0 where the kernel does not
+  // tell.
+  int64_t unacknowledged_ns() const;
 
  private:
   // A payload's memory, kept for later frames.

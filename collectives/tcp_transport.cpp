@@ -144,4 +144,12 @@ int64_t TcpTransport::link_ns() {
   return longest;
 }
 
+int64_t TcpTransport::unacknowledged_ns() const {
+  int64_t longest = 0;
+  for (const Peer& peer : peers_) {
+    longest = std::max(longest, peer.stream ? peer.stream->unacknowledged_ns() : 0);
+  }
+  return longest;
+}
+
 }  // namespace annulus

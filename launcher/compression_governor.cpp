@@ -33,7 +33,7 @@ void CompressionGovernor::add(const WireUse& step, bool settled) {
   if (++steps_ <= kSkipped) return;
   const double bytes = static_cast<double>(step.bytes);
   const double coding_ns = static_cast<double>(step.encode_ns + step.decode_ns) / ranks_;
-  link_.add(bytes, static_cast<double>(step.link_ns));
+  link_.add(bytes, static_cast<double>(step.unacknowledged_ns));
   cpu_.add(bytes, std::max(static_cast<double>(step.cpu_ns) / ranks_ - coding_ns, 0.0));
   if (!settled) return;
   ++settled_;
@@ -55,7 +55,8 @@ std::optional<CompressionEstimate> CompressionGovernor::estimate() const {
 std::string describe(const CompressionEstimate& estimate) {
   return fmt::format(
       "--compress topk takes {:.2f} ms a step to encode and decode, and saves at most {:.2f} ms on the way "
-      "(at {:.2g} Gbit/s) and {:.2f} ms of other processor time: --compress none would be faster here",
+      "(at {:.2g} Gbit/s or more) and {:.2f} ms of other processor time: --compress none would be faster "
+      "here",
       estimate.coding_ms, estimate.saved_wire_ms, estimate.gbit_per_s, estimate.saved_cpu_ms);
 }
 

@@ -1,7 +1,8 @@
 // CompressionGovernor: says when top-k between hosts takes longer than it saves. It changes nothing.
 //
 // Measured in every step, of a rank (means over a host's): processor time to encode and decode, other
-// processor time of the bridge, time on the way, and bytes. Reckoned: what whole gradients, whose bytes are
+// processor time of the bridge, time on the way (until bytes are acknowledged, which may be late), and bytes.
+// Reckoned: what whole gradients, whose bytes are
 // known, would have taken of the two in the middle. Both are taken to grow with the bytes, by so much a byte
 // as
 //   - the bytes of all steps and their times say (least squares), as far as bytes have differed, which they
@@ -31,7 +32,7 @@ struct CompressionEstimate {
 };
 
 // "--compress topk takes 12.00 ms a step to encode and decode, and saves at most 3.00 ms on the way (at 9.2
-// Gbit/s) and 1.00 ms of other processor time: --compress none would be faster here"
+// Gbit/s or more) and 1.00 ms of other processor time: --compress none would be faster here"
 std::string describe(const CompressionEstimate& estimate);
 
 class CompressionGovernor {

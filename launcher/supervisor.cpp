@@ -226,6 +226,7 @@ JobOutcome Supervisor::run() {
     outcome_.wire.add(segment_.rank(rank).wire.load());
   }
   outcome_.wire.link_ns /= segment_.ranks();
+  outcome_.wire.unacknowledged_ns /= segment_.ranks();
   if (outcome_.exit_code == 0 && stop_signal_ != 0) outcome_.exit_code = 128 + stop_signal_;
   return std::move(outcome_);
 }

@@ -59,9 +59,10 @@ std::string wire_text(const RunSummary& summary) {
   if (summary.whole_wire_bytes() > 0) {
     text += fmt::format(", {:.1f} % less than whole gradients are", 100 * summary.saved());
   }
-  text += fmt::format(
-      "; a step {:.2f} ms on the way at {:.2f} Gbit/s and {:.2f} ms of processor time", wire.link_ns * ms,
-      static_cast<double>(wire.bytes) * 8 / std::max<double>(wire.link_ns, 1), wire.cpu_ns * ms);
+  text +=
+      fmt::format("; a step {:.2f} ms on the way at up to {:.2f} Gbit/s and {:.2f} ms of processor time",
+                  wire.link_ns * ms, static_cast<double>(wire.bytes) * 8 / std::max<double>(wire.link_ns, 1),
+                  wire.cpu_ns * ms);
   if (wire.encode_ns + wire.decode_ns > 0) {
     text += fmt::format(", of that {:.2f} to encode and {:.2f} to decode", wire.encode_ns * ms,
                         wire.decode_ns * ms);

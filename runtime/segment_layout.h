@@ -88,15 +88,16 @@ enum class RankState : uint32_t { kStarting = 0, kReady, kTraining, kFinished, k
 
 // WireUse in shared memory; written by one thread.
 struct WireCounts {
-  std::atomic<int64_t> bytes, link_ns, cpu_ns, encode_ns, decode_ns;
+  std::atomic<int64_t> bytes, link_ns, unacknowledged_ns, cpu_ns, encode_ns, decode_ns;
 
   WireUse load() const {
     const auto of = [](const std::atomic<int64_t>& count) { return count.load(std::memory_order_relaxed); };
-    return {of(bytes), of(link_ns), of(cpu_ns), of(encode_ns), of(decode_ns)};
+    return {of(bytes), of(link_ns), of(unacknowledged_ns), of(cpu_ns), of(encode_ns), of(decode_ns)};
   }
   void store(const WireUse& use) {
     bytes.store(use.bytes, std::memory_order_relaxed);
     link_ns.store(use.link_ns, std::memory_order_relaxed);
+    unacknowledged_ns.store(use.unacknowledged_ns, std::memory_order_relaxed);
     cpu_ns.store(use.cpu_ns, std::memory_order_relaxed);
     encode_ns.store(use.encode_ns, std::memory_order_relaxed);
     decode_ns.store(use.decode_ns, std::memory_order_relaxed);

@@ -395,6 +395,7 @@ void Worker::finish_update() {
     WireUse use = counted_.wire;
     part_.wire.store(use.add({.bytes = static_cast<int64_t>(bridge_->bytes_sent()),
                               .link_ns = bridge_->link_ns(),
+                              .unacknowledged_ns = bridge_->unacknowledged_ns(),
                               .cpu_ns = bridge_->cpu_ns(),
                               .encode_ns = bridge_->packing_ns(),
                               .decode_ns = bridge_->unpacking_ns()}));

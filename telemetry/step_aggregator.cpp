@@ -102,6 +102,7 @@ void StepAggregator::poll(const std::function<void(const StepSummary&)>& on_step
   emit_whole(open_steps_, [&](Sums& sums) {
     sums.step.images = sums.images;
     sums.step.wire.link_ns /= ranks_;
+    sums.step.wire.unacknowledged_ns /= ranks_;
     sums.step.loss = sums.mean_loss();
     last_step_ = sums.step.step;
     on_step(sums.step);

@@ -20,7 +20,7 @@ struct World {
   WireUse step(double bytes, double link_noise_ns = 0) const {
     const double cpu_ns = fixed_ns + cpu_ns_per_byte * bytes / ranks + coding_ms * 1e6;
     return {.bytes = static_cast<int64_t>(bytes),
-            .link_ns = static_cast<int64_t>(bytes * 8 / gbit_per_s + link_noise_ns),
+            .unacknowledged_ns = static_cast<int64_t>(bytes * 8 / gbit_per_s + link_noise_ns),
             .cpu_ns = static_cast<int64_t>(ranks * cpu_ns),
             .encode_ns = static_cast<int64_t>(0.75 * ranks * coding_ms * 1e6),
             .decode_ns = static_cast<int64_t>(0.25 * ranks * coding_ms * 1e6)};
@@ -132,7 +132,7 @@ TEST(CompressionGovernor, describes_what_it_has_found) {
   EXPECT_EQ(
       describe({.coding_ms = 12, .saved_wire_ms = 3, .saved_cpu_ms = 1.234, .gbit_per_s = 9.24}),
       "--compress topk takes 12.00 ms a step to encode and decode, and saves at most 3.00 ms on the way "
-      "(at 9.2 Gbit/s) and 1.23 ms of other processor time: --compress none would be faster here");
+      "(at 9.2 Gbit/s or more) and 1.23 ms of other processor time: --compress none would be faster here");
 }
 
 }  // namespace
