@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -34,15 +33,11 @@ int rounds_for(int64_t bytes) {
   return static_cast<int>(std::clamp<int64_t>((int64_t{2} << 30) / bytes, 15, 1000));
 }
 
-// "1gbit", "200mbit"; 0: nothing that can be reckoned with.
+// "1gbit", "200mbit", "64kbit"; 0: not limited.
 double bytes_per_second(const std::string& rate) {
-  std::size_t digits = 0;
-  const double number = rate.empty() ? 0 : std::strtod(rate.c_str(), nullptr);
-  while (digits < rate.size() &&
-         (std::isdigit(static_cast<unsigned char>(rate[digits])) || rate[digits] == '.'))
-    ++digits;
-  const std::string unit = rate.substr(digits);
-  return unit == "gbit" ? number * 1e9 / 8 : unit == "mbit" ? number * 1e6 / 8 : 0;
+  if (rate.empty()) return 0;
+  const char unit = rate[rate.size() - 4];
+  return std::strtod(rate.c_str(), nullptr) / 8 * (unit == 'g' ? 1e9 : unit == 'm' ? 1e6 : 1e3);
 }
 
 DataType wire_of(const std::string& name) {

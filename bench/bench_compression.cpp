@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "bench/bench_packing.h"
 #include "bench/statistics.h"
 #include "collectives/sparse_codec.h"
 #include "collectives/wait.h"
@@ -194,6 +195,7 @@ void print(const Figure& figure, int64_t bytes, bool json) {
 }  // namespace
 
 int bench_compression(const BenchCompressionOptions& options) {
+  if (!options.config.model.empty()) return bench_packing(options);
   for (const int64_t bytes : options.bytes) {
     if (bytes / 4 > kMostSparseElements) {
       throw UserError::format(

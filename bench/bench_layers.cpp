@@ -106,6 +106,15 @@ class LayerBench {
     for (int64_t i = 0; i < images(); ++i) labels_.push_back(static_cast<uint8_t>(i % run.spec.classes));
   }
 
+  int64_t measure_forward_backward(int64_t steps) {
+    std::vector<int64_t> times;
+    for (int64_t i = -kWarmupSteps; i < steps; ++i) {
+      const int64_t step_ns = step();
+      if (i >= 0) times.push_back(step_ns - update_ns_);
+    }
+    return median(std::move(times));
+  }
+
   StepTimes measure(int64_t steps) {
     StepTimes times;
     times.kernels.resize(network_.plan().kernels.size());
@@ -330,6 +339,10 @@ void print_json(const RunPlan& run, const StepTimes& times, int64_t alone_ns) {
 }
 
 }  // namespace
+
+int64_t measure_forward_backward(const RunPlan& run, int64_t steps) {
+  return LayerBench(run).measure_forward_backward(steps);
+}
 
 int bench_layers(const BenchLayersOptions& options) {
   const Machine machine = Machine::this_machine();

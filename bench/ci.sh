@@ -75,6 +75,10 @@ check_lines "bench update" 2 "workers median_us copy_gbps ideal_us ratio_to_copy
 ./annulus bench compression --ratio 0.1,0.001 --bytes 64K,1M --json >"$results"
 check_lines "bench compression" 28 "bytes rounds min_us median_us p99_us gbps encoded_bytes saved"
 
+./annulus bench compression --model mlp --ratio 0.1,0.01 --batch 8 --steps 2 --json >"$results"
+check_lines "bench compression, model" 2 \
+  "bytes encode_ms decode_ms min_ms median_ms p99_ms gbps encoded_bytes saved forward_backward_ms share"
+
 # Hosts are network namespaces, which take root and iproute2.
 if unshare --net ip link >/dev/null 2>&1; then
   ./annulus bench bridge --nodes 3 --bytes 4K,1M --json >"$results"

@@ -19,13 +19,19 @@ namespace {
 constexpr int64_t kPartAlignment = 64;
 constexpr uint32_t kBegun = UINT32_MAX;  // in place of a bucket: the step has been begun
 
-// Adds how long it lives.
+// Adds the processor time that its thread takes while it lives.
 class TimeOf {
  public:
-  explicit TimeOf(std::atomic<int64_t>& sum) : sum_(sum), begin_ns_(now_ns()) {}
-  ~TimeOf() { sum_.fetch_add(now_ns() - begin_ns_, std::memory_order_relaxed); }
+  explicit TimeOf(std::atomic<int64_t>& sum) : sum_(sum), begin_ns_(thread_ns()) {}
+  ~TimeOf() { sum_.fetch_add(thread_ns() - begin_ns_, std::memory_order_relaxed); }
 
  private:
+  static int64_t thread_ns() {
+    timespec time{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  }
+
   std::atomic<int64_t>& sum_;
   const int64_t begin_ns_;
 };
@@ -238,6 +244,10 @@ void Bridge::serve() {
           if (!transport.pump()) sleep(transport);
         }
         bytes_sent_.store(transport.bytes_sent(), std::memory_order_relaxed);
+        if (next == schedules_.size()) {
+          link_ns_.store(transport.link_ns(), std::memory_order_relaxed);
+          unacknowledged_ns_.store(transport.unacknowledged_ns(), std::memory_order_relaxed);
+        }
         done_.store(word(step, next), std::memory_order_release);  // B2
         wiring_.wake();
       }

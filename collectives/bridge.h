@@ -116,9 +116,14 @@ class Bridge {
   uint64_t bytes_sent() const {
     return bytes_sent_.load(std::memory_order_relaxed);
   }  // of done() buckets, headers included
-  // Time spent in packing, and in unpacking.
+  // Of cpu_ns(), in packing, and in unpacking.
   int64_t packing_ns() const { return packing_ns_.load(std::memory_order_relaxed); }
   int64_t unpacking_ns() const { return unpacking_ns_.load(std::memory_order_relaxed); }
+  // How long bytes took on the way, as of the last step that is done: TcpTransport::link_ns().
+  int64_t link_ns() const { return link_ns_.load(std::memory_order_relaxed); }
+  int64_t unacknowledged_ns() const {
+    return unacknowledged_ns_.load(std::memory_order_relaxed);
+  }  // likewise
   // Processor time of the bridge's thread.
   int64_t cpu_ns() const;
 
@@ -146,7 +151,7 @@ class Bridge {
   std::atomic<bool> leave_{false};
   alignas(kRankSpacing) std::atomic<uint64_t> done_{0};  // by the bridge's thread
   std::atomic<uint64_t> bytes_sent_{0};
-  std::atomic<int64_t> packing_ns_{0}, unpacking_ns_{0};
+  std::atomic<int64_t> packing_ns_{0}, unpacking_ns_{0}, link_ns_{0}, unacknowledged_ns_{0};
   std::atomic<bool> failed_{false};
   std::exception_ptr failure_;  // valid once failed_ is set
   std::thread thread_;

@@ -1,5 +1,7 @@
 #include "collectives/frame_stream.h"
 
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -17,6 +19,14 @@ namespace {
 constexpr int kMostVectors = 16;
 // Checked as it comes, while it is in the cache, and so that one connection does not keep others waiting.
 constexpr std::size_t kMostAtOnce = 256 << 10;
+
+// Zeros where the kernel does not tell, or the socket is none of TCP.
+tcp_info info_of(int fd) {
+  tcp_info info{};
+  socklen_t size = sizeof info;
+  if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) info = {};
+  return info;
+}
 
 }  // namespace
 
@@ -148,6 +158,20 @@ bool FrameStream::pump_in() {
     held_.push_back(std::move(incoming_));
   }
   return moved;
+}
+
+int64_t FrameStream::unacknowledged_ns() const {
+  const tcp_info info = info_of(fd_.get());
+  return static_cast<int64_t>(info.tcpi_busy_time - info.tcpi_rwnd_limited) * 1000;
+}
+
+int64_t FrameStream::link_ns() {
+  const tcp_info info = info_of(fd_.get());
+  if (info.tcpi_delivery_rate == 0) return link_ns_;
+  const double seconds =
+      static_cast<double>(bytes_sent_ - timed_bytes_) / static_cast<double>(info.tcpi_delivery_rate);
+  timed_bytes_ = bytes_sent_;
+  return link_ns_ += static_cast<int64_t>(seconds * 1e9);
 }
 
 void FrameStream::accept() {

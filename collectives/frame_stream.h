@@ -72,6 +72,12 @@ class FrameStream {
 
   uint64_t bytes_sent() const { return bytes_sent_; }  // headers included
   uint64_t bytes_received() const { return bytes_received_; }
+  // How long what was sent took on the way: bytes by the rate at which the kernel has seen them delivered
+  // (tcp(7), tcpi_delivery_rate), as of each call. Where the kernel knows no rate yet, a later call counts.
+  int64_t link_ns();
+  // That bytes were sent and not acknowledged, while the other side had room; 0 where the kernel does not
+  // tell.
+  int64_t unacknowledged_ns() const;
 
  private:
   // A payload's memory, kept for later frames.
@@ -109,6 +115,8 @@ class FrameStream {
   bool closed_ = false;  // by the other side
   std::vector<std::unique_ptr<Buffer>> spare_;
   uint64_t bytes_sent_ = 0, bytes_received_ = 0;
+  uint64_t timed_bytes_ = 0;  // of those sent, in link_ns_
+  int64_t link_ns_ = 0;
 };
 
 }  // namespace annulus

@@ -164,4 +164,18 @@ uint64_t TcpTransport::bytes_sent() const {
   return sum;
 }
 
+int64_t TcpTransport::link_ns() {
+  int64_t longest = 0;
+  for (Peer& peer : peers_) longest = std::max(longest, peer.stream ? peer.stream->link_ns() : 0);
+  return longest;
+}
+
+int64_t TcpTransport::unacknowledged_ns() const {
+  int64_t longest = 0;
+  for (const Peer& peer : peers_) {
+    longest = std::max(longest, peer.stream ? peer.stream->unacknowledged_ns() : 0);
+  }
+  return longest;
+}
+
 }  // namespace annulus

@@ -53,6 +53,9 @@ class TcpTransport final : public Transport {
   // Sleeps until a socket can go on, `wake_fd` (if not negative) can be read, or 100 ms have passed.
   void sleep(int wake_fd = -1) const;
   uint64_t bytes_sent() const;  // headers included
+  // Of the connection that took longest, as FrameStream's.
+  int64_t link_ns();
+  int64_t unacknowledged_ns() const;
 
  private:
   struct Peer {

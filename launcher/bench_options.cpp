@@ -111,6 +111,30 @@ void add_ratios(OptionTable& table, std::vector<double>& target, std::string hel
   table.add(std::move(option));
 }
 
+// A link's rate as tc takes it, "1gbit". It stands in commands of a shell, so nothing else may.
+void add_rate(OptionTable& table, std::string& target) {
+  Option option;
+  option.name = "rate";
+  option.value_name = "RATE";
+  option.help = "of each host's link: 1gbit; kbit, mbit and gbit are powers of 1000";
+  option.default_text = "not limited";
+  option.read = [&target](const std::string& text, const std::string& where) {
+    const std::size_t digits = std::min(text.find_first_not_of("0123456789."), text.size());
+    const std::string unit = text.substr(digits);
+    double number = 0;
+    const auto [rest, error] = std::from_chars(text.data(), text.data() + digits, number);
+    if (error != std::errc() || rest != text.data() + digits || !(number > 0) ||
+        (unit != "kbit" && unit != "mbit" && unit != "gbit")) {
+      throw UserError::format(
+          "{}: {} is not a rate; give a number above 0 with kbit, mbit or gbit, like 200mbit or 1gbit", where,
+          shown(text.data(), text.data() + text.size()));
+    }
+    target = text;
+  };
+  option.write = [&target] { return target; };
+  table.add(std::move(option));
+}
+
 }  // namespace
 
 BenchAccuracyOptions parse_bench_accuracy(int argc, const char* const* argv) {
@@ -222,6 +246,9 @@ BenchUpdateOptions parse_bench_update(int argc, const char* const* argv) {
 
 BenchCompressionOptions parse_bench_compression(int argc, const char* const* argv) {
   BenchCompressionOptions options;
+  std::string config_file;
+  const OptionTable train = train_table(options.config, config_file);
+  options.config.model.clear();
   OptionTable table("annulus bench compression",
                     "Measures what it costs one core to make a gradient smaller for the wire (the largest "
                     "elements with error feedback, their encodings, 16-bit types), and how much smaller it "
@@ -230,9 +257,17 @@ BenchCompressionOptions parse_bench_compression(int argc, const char* const* arg
   add_ratios(table, options.ratios, "shares of the gradient's elements that are sent", "0.1,0.01,0.001");
   add_sizes(table, options.bytes, "sizes of the fp32 gradient, with K, M or G for powers of 1024",
             "1M,25M,100M");
+  table.section("In place of sizes, beside forward and backward");
+  table.text("model", "NAME", options.config.model,
+             "the gradient of this network, as --compress topk makes it smaller between two hosts");
+  table.take(train, {"stem", "bucket-mb"});
+  table.whole("batch", "B", options.batch, 1, kMostImages, "images of one step");
+  table.whole("steps", "K", options.steps, 1, 1'000'000, "steps that are measured");
   table.section("Output");
   table.bare_switch("json", options.json, "JSON in place of text, one object a line");
+  table.exclude("model", "bytes");
   table.parse(argc, argv);
+  if (!options.config.model.empty()) settle_stem(table, options.config.model, options.config.stem);
   return options;
 }
 
@@ -254,8 +289,7 @@ BenchBridgeOptions parse_bench_bridge(int argc, const char* const* argv) {
   table.text("model", "NAME", options.config.model,
              "in place of sizes: the gradient of this network, whole, as fp16 and by top-k");
   table.take(train, {"stem", "ratio", "topk-values", "bucket-mb"});
-  table.text("rate", "RATE", options.rate, "of each host's link, as tc takes it: 1gbit").default_text =
-      "not limited";
+  add_rate(table, options.rate);
   add_cores_and_output(table, train, {"workers", "bind", "smt"}, options.json);
   table.parse(argc, argv);
   options.config.workers = std::max(options.config.workers, 1);  // auto

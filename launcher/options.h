@@ -61,6 +61,9 @@ struct BenchUpdateOptions {
 struct BenchCompressionOptions {
   std::vector<double> ratios{0.1, 0.01, 0.001};              // shares of the elements that are sent
   std::vector<int64_t> bytes{1 << 20, 25 << 20, 100 << 20};  // of the fp32 gradient
+  TrainConfig config;  // model, whose gradient is measured in place of sizes, or empty; stem, bucket_mb
+  int64_t batch = 32;  // with a model: images of the step that is measured beside it
+  int64_t steps = 5;   // how many of these
   bool json = false;
 };
 

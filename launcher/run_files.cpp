@@ -67,6 +67,16 @@ std::string to_line(const StepSummary& step, const RunPlan& run) {
                               {"hidden_ms", ms(step.hidden_ns)},
                               {"slowest_rank", step.slowest_rank}};
   if (run.config.clip > 0) json["gradient_norm"] = number_or_null(step.gradient_norm);
+  if (run.hosts.several()) {
+    const double whole = run.whole_wire_bytes(), saved = wire_saved(step.wire.bytes, whole);
+    json.update({{"wire_bytes", step.wire.bytes},
+                 {"wire_saved", saved},
+                 {"wire_saved_bytes", std::llround(saved * whole)},
+                 {"wire_ms", ms(static_cast<double>(step.wire.link_ns))},
+                 {"wire_cpu_ms", ms(static_cast<double>(step.wire.cpu_ns))},
+                 {"encode_ms", ms(static_cast<double>(step.wire.encode_ns))},
+                 {"decode_ms", ms(static_cast<double>(step.wire.decode_ns))}});
+  }
   return json.dump() + "\n";
 }
 

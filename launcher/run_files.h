@@ -8,7 +8,10 @@
 //   plan.json       the kernels and layouts that the planner chose
 //   metrics.jsonl   one object a line. Per step: "step", "epoch", "loss", "images", "step_ms", "compute_ms",
 //                   "comm_ms", "sync_ms", "hidden_ms", "slowest_rank". Per evaluation: "epoch", "step",
-//                   "test_loss", "test_accuracy", "test_images". Losses that are not finite are null
+//                   "test_loss", "test_accuracy", "test_images". Losses that are not finite are null. With
+//                   --clip "gradient_norm"; on several hosts, of this one, "wire_bytes" (sent to the others),
+//                   "wire_saved" (share that compression has saved), "wire_saved_bytes", "wire_ms" (that they
+//                   were on the way), and of all ranks together "wire_cpu_ms", "encode_ms", "decode_ms"
 //   summary.json    how the run ended
 #pragma once
 

@@ -223,11 +223,10 @@ JobOutcome Supervisor::run() {
         std::max(outcome_.held_ns, segment_.rank(rank).held_ns.load(std::memory_order_relaxed));
     outcome_.descriptors += segment_.rank(rank).descriptors.load(std::memory_order_relaxed);
     outcome_.bytes += segment_.rank(rank).bytes.load(std::memory_order_relaxed);
-    outcome_.wire_bytes += segment_.rank(rank).wire_bytes.load(std::memory_order_relaxed);
-    outcome_.wire_ns += segment_.rank(rank).wire_ns.load(std::memory_order_relaxed);
-    outcome_.packing_ns += segment_.rank(rank).packing_ns.load(std::memory_order_relaxed);
-    outcome_.unpacking_ns += segment_.rank(rank).unpacking_ns.load(std::memory_order_relaxed);
+    outcome_.wire.add(segment_.rank(rank).wire.load());
   }
+  outcome_.wire.link_ns /= segment_.ranks();
+  outcome_.wire.unacknowledged_ns /= segment_.ranks();
   if (outcome_.exit_code == 0 && stop_signal_ != 0) outcome_.exit_code = 128 + stop_signal_;
   return std::move(outcome_);
 }

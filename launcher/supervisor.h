@@ -70,10 +70,7 @@ struct JobOutcome {
   uint32_t committed_step = 0;          // 0 also when not even the initial weights are complete
   uint64_t checksum = 0;                // of the weights after committed_step
   uint64_t descriptors = 0, bytes = 0;  // that all ranks handed over through rings
-  // What this host's ranks sent to other hosts, and processor time of their bridges; of that, to make
-  // gradients smaller and larger. Together.
-  uint64_t wire_bytes = 0;
-  int64_t wire_ns = 0, packing_ns = 0, unpacking_ns = 0;
+  WireUse wire;                         // of all ranks of this host
   int64_t pss_bytes = 0;  // memory of launcher and workers together, shared pages once, before they left
   CheckpointCounts checkpoints;
   int64_t held_ns = 0;  // that a rank waited for checkpoints to be copied: the longest of all, over the run

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "launcher/compression_governor.h"
 #include "launcher/host_session.h"
 #include "launcher/options.h"
 #include "launcher/placement_report.h"
@@ -30,16 +31,13 @@ struct RunSummary {
   const JobOutcome& outcome;
   const Progress& progress;
   std::optional<EvalSummary> evaluation;
-  double planned_s = 0, total_s = 0;  // since the command began
+  std::optional<CompressionEstimate> compression;  // of top-k between hosts
+  double planned_s = 0, total_s = 0;               // since the command began
   int64_t began_ns = 0;
 
-  // The share of the bytes that whole gradients would have been which was not sent.
-  double wire_saved() const {
-    const double hosts = job.run.hosts.count, steps = outcome.committed_step - job.run.initial_step();
-    const double whole =
-        2 * (hosts - 1) / hosts * static_cast<double>(job.run.buckets.elements) * sizeof(float) * steps;
-    return whole > 0 ? 1 - static_cast<double>(outcome.wire_bytes) / whole : 0;
-  }
+  int64_t steps() const { return outcome.committed_step - job.run.initial_step(); }
+  double whole_wire_bytes() const { return job.run.whole_wire_bytes() * static_cast<double>(steps()); }
+  double saved() const { return wire_saved(outcome.wire.bytes, whole_wire_bytes()); }
   double first_step_s() const { return (progress.first_step_end_ns() - began_ns) * 1e-9; }
 };
 
@@ -52,6 +50,28 @@ std::string headline(const Job& job) {
       config.workers == 1 ? "" : "s", config.threads_per_worker, config.threads_per_worker == 1 ? "" : "s",
       job.run.network.isa, config.batch_size, config.shards, config.shards == 1 ? "" : "s", config.precision,
       config.optimizer, config.learning_rate, job.run.schedule.steps());
+}
+
+std::string wire_text(const RunSummary& summary) {
+  const WireUse& wire = summary.outcome.wire;
+  const double ms = 1e-6 / static_cast<double>(std::max<int64_t>(summary.steps(), 1));  // of a step
+  std::string text = fmt::format("wire       {} sent to other hosts", format_bytes(wire.bytes));
+  if (summary.whole_wire_bytes() > 0) {
+    text += fmt::format(", {:.1f} % less than whole gradients are", 100 * summary.saved());
+  }
+  text +=
+      fmt::format("; a step {:.2f} ms on the way at up to {:.2f} Gbit/s and {:.2f} ms of processor time",
+                  wire.link_ns * ms, static_cast<double>(wire.bytes) * 8 / std::max<double>(wire.link_ns, 1),
+                  wire.cpu_ns * ms);
+  if (wire.encode_ns + wire.decode_ns > 0) {
+    text += fmt::format(", of that {:.2f} to encode and {:.2f} to decode", wire.encode_ns * ms,
+                        wire.decode_ns * ms);
+  }
+  text += "\n";
+  if (summary.compression && !summary.compression->pays()) {
+    text += "           " + describe(*summary.compression) + "\n";
+  }
+  return text;
 }
 
 std::string to_text(const RunSummary& summary) {
@@ -81,14 +101,8 @@ std::string to_text(const RunSummary& summary) {
   }
   if (summary.job.run.hosts.several()) {
     text += fmt::format("hosts      {}; this one is {}\n", summary.job.run.hosts.count,
-                        summary.job.run.hosts.names[summary.job.run.hosts.node]);
-    const double steps = std::max<double>(outcome.committed_step - begun, 1);
-    text += fmt::format(
-        "wire       {} sent to other hosts, {:.1f} % less than whole gradients are; {:.2f} ms of processor "
-        "time a "
-        "step, of that {:.2f} to encode and {:.2f} to decode\n",
-        format_bytes(outcome.wire_bytes), 100 * summary.wire_saved(), outcome.wire_ns * 1e-6 / steps,
-        outcome.packing_ns * 1e-6 / steps, outcome.unpacking_ns * 1e-6 / steps);
+                        summary.job.run.hosts.names[summary.job.run.hosts.node]) +
+            wire_text(summary);
   }
   text += fmt::format("rings      {} descriptors, {} handed over in place\n",
                       with_thousands(static_cast<int64_t>(outcome.descriptors)), format_bytes(outcome.bytes));
@@ -123,38 +137,48 @@ std::string to_text(const RunSummary& summary) {
 std::string to_json(const RunSummary& summary) {
   const JobOutcome& outcome = summary.outcome;
   const Progress::Means means = summary.progress.means();
-  nlohmann::ordered_json json = {{"exit_code", outcome.exit_code},
-                                 {"failure", outcome.failure},
-                                 {"hosts", summary.job.run.hosts.count},
-                                 {"steps", outcome.committed_step},
-                                 {"images", summary.progress.images()},
-                                 {"seconds", summary.total_s},
-                                 {"images_per_s", means.images_per_s},
-                                 {"step_ms", means.step_ms},
-                                 {"compute_ms", means.compute_ms},
-                                 {"comm_ms", means.comm_ms},
-                                 {"sync_ms", means.sync_ms},
-                                 {"hidden_ms", means.hidden_ms},
-                                 {"ring_descriptors", outcome.descriptors},
-                                 {"ring_bytes", outcome.bytes},
-                                 {"wire_bytes", outcome.wire_bytes},
-                                 {"wire_saved", summary.wire_saved()},
-                                 {"wire_cpu_ms", outcome.wire_ns * 1e-6},
-                                 {"encode_ms", outcome.packing_ns * 1e-6},
-                                 {"decode_ms", outcome.unpacking_ns * 1e-6},
-                                 {"pages", outcome.placement.pages()},
-                                 {"remote_pages", outcome.placement.remote()},
-                                 {"pss_bytes", outcome.pss_bytes},
-                                 {"restarts", outcome.restarts},
-                                 {"checkpoints",
-                                  {{"written", outcome.checkpoints.written},
-                                   {"failed", outcome.checkpoints.failed},
-                                   {"skipped", outcome.checkpoints.skipped},
-                                   {"last", outcome.checkpoints.last},
-                                   {"copy_ms", outcome.checkpoints.copy_ns * 1e-6},
-                                   {"write_ms", outcome.checkpoints.write_ns * 1e-6},
-                                   {"held_ms", outcome.held_ns * 1e-6}}},
-                                 {"weights", format_checksum(outcome.checksum)}};
+  nlohmann::ordered_json json = {
+      {"exit_code", outcome.exit_code},
+      {"failure", outcome.failure},
+      {"hosts", summary.job.run.hosts.count},
+      {"steps", outcome.committed_step},
+      {"images", summary.progress.images()},
+      {"seconds", summary.total_s},
+      {"images_per_s", means.images_per_s},
+      {"step_ms", means.step_ms},
+      {"compute_ms", means.compute_ms},
+      {"comm_ms", means.comm_ms},
+      {"sync_ms", means.sync_ms},
+      {"hidden_ms", means.hidden_ms},
+      {"ring_descriptors", outcome.descriptors},
+      {"ring_bytes", outcome.bytes},
+      {"wire_bytes", outcome.wire.bytes},
+      {"wire_saved", summary.saved()},
+      {"wire_saved_bytes", std::llround(summary.saved() * summary.whole_wire_bytes())},
+      {"wire_ms", outcome.wire.link_ns * 1e-6},
+      {"wire_cpu_ms", outcome.wire.cpu_ns * 1e-6},
+      {"encode_ms", outcome.wire.encode_ns * 1e-6},
+      {"decode_ms", outcome.wire.decode_ns * 1e-6},
+      {"pages", outcome.placement.pages()},
+      {"remote_pages", outcome.placement.remote()},
+      {"pss_bytes", outcome.pss_bytes},
+      {"restarts", outcome.restarts},
+      {"checkpoints",
+       {{"written", outcome.checkpoints.written},
+        {"failed", outcome.checkpoints.failed},
+        {"skipped", outcome.checkpoints.skipped},
+        {"last", outcome.checkpoints.last},
+        {"copy_ms", outcome.checkpoints.copy_ns * 1e-6},
+        {"write_ms", outcome.checkpoints.write_ns * 1e-6},
+        {"held_ms", outcome.held_ns * 1e-6}}},
+      {"weights", format_checksum(outcome.checksum)}};
+  if (summary.compression) {
+    json["compression"] = {{"pays", summary.compression->pays()},
+                           {"coding_ms", summary.compression->coding_ms},
+                           {"saved_wire_ms", summary.compression->saved_wire_ms},
+                           {"saved_cpu_ms", summary.compression->saved_cpu_ms},
+                           {"gbit_per_s", summary.compression->gbit_per_s}};
+  }
   if (summary.progress.steps_done() > 0) json["first_step_s"] = summary.first_step_s();
   if (summary.evaluation) json["test_accuracy"] = summary.evaluation->accuracy;
   return json.dump(1) + "\n";
@@ -230,8 +254,13 @@ int train(const TrainConfig& config, const Machine& machine, const ResumePoint* 
   for (const std::string& note : job.notes) say("note: " + note);
   for (const std::string& warning : job.warnings) terminal.line("warning: " + warning);
 
-  Progress progress(job.run.schedule.steps(), job.run.schedule.steps_per_epoch());
+  Progress progress(job.run.schedule.steps(), job.run.schedule.steps_per_epoch(), job.run.whole_wire_bytes());
   std::optional<EvalSummary> evaluation;
+  std::optional<CompressionGovernor> governor;
+  if (keeps_host_residual(job.run.config)) {
+    governor.emplace(job.run.whole_wire_bytes(), job.run.config.workers);
+  }
+  bool told = false;  // that compression does not pay
   std::unique_ptr<Scribe> scribe;
   JobObserver observer;
   observer.started = [&](const Segment& segment) {
@@ -242,6 +271,13 @@ int train(const TrainConfig& config, const Machine& machine, const ResumePoint* 
     // The records are of this host's shards.
     if (session != nullptr) step.images = job.run.schedule.images(static_cast<int64_t>(step.step)).count;
     progress.add(step);
+    if (!governor) return;
+    governor->add(step.wire, job.run.schedule.top_k(static_cast<int64_t>(step.step)).ratio <= config.ratio);
+    if (told || job.run.hosts.node != 0) return;  // one host speaks for all
+    if (const auto estimate = governor->estimate(); estimate && !estimate->pays()) {
+      told = true;
+      terminal.line("warning: " + describe(*estimate));
+    }
   };
   observer.evaluation = [&](const EvalSummary& latest) {
     evaluation = latest;
@@ -271,6 +307,7 @@ int train(const TrainConfig& config, const Machine& machine, const ResumePoint* 
                            .outcome = outcome,
                            .progress = progress,
                            .evaluation = evaluation,
+                           .compression = governor ? governor->estimate() : std::nullopt,
                            .planned_s = planned_s,
                            .total_s = (now_ns() - began_ns) * 1e-9,
                            .began_ns = began_ns};

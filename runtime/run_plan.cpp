@@ -20,6 +20,13 @@ BridgePlan RunPlan::bridge(int rank) const {
   return plan;
 }
 
+double RunPlan::whole_wire_bytes() const {
+  if (!hosts.several() || config.compress == "none") return 0;
+  int64_t elements = 0;
+  for (const ParameterPlan& parameter : network.parameters) elements += parameter.layout.padded_elements();
+  return 2.0 * (hosts.count - 1) / hosts.count * static_cast<double>(elements) * sizeof(float);
+}
+
 SegmentInputs RunPlan::segment_inputs() const {
   return {.ranks = config.workers,
           .shards = hosts.shards(config.shards).count(),

@@ -40,6 +40,9 @@ struct RunPlan {
   ShardRange shards_of(int rank) const;
   // What crosses between hosts, of one rank's slices. Only where there are several hosts.
   BridgePlan bridge(int rank) const;
+  // What this host would send in a step if gradients went whole, without headers; 0 where they do, or there
+  // is nobody to send them to.
+  double whole_wire_bytes() const;
   SegmentInputs segment_inputs() const;
 };
 

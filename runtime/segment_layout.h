@@ -87,6 +87,24 @@ static_assert(alignof(SegmentHeader) == kRankSpacing);
 // kLinkFailed: a connection to another host broke; the rank has parked and goes on in the next attempt.
 enum class RankState : uint32_t { kStarting = 0, kReady, kTraining, kFinished, kFailed, kLinkFailed };
 
+// WireUse in shared memory; written by one thread.
+struct WireCounts {
+  std::atomic<int64_t> bytes, link_ns, unacknowledged_ns, cpu_ns, encode_ns, decode_ns;
+
+  WireUse load() const {
+    const auto of = [](const std::atomic<int64_t>& count) { return count.load(std::memory_order_relaxed); };
+    return {of(bytes), of(link_ns), of(unacknowledged_ns), of(cpu_ns), of(encode_ns), of(decode_ns)};
+  }
+  void store(const WireUse& use) {
+    bytes.store(use.bytes, std::memory_order_relaxed);
+    link_ns.store(use.link_ns, std::memory_order_relaxed);
+    unacknowledged_ns.store(use.unacknowledged_ns, std::memory_order_relaxed);
+    cpu_ns.store(use.cpu_ns, std::memory_order_relaxed);
+    encode_ns.store(use.encode_ns, std::memory_order_relaxed);
+    decode_ns.store(use.decode_ns, std::memory_order_relaxed);
+  }
+};
+
 // Written by its rank alone, save the doorbells and `life`; in a recovery, while all ranks stand still, by
 // the launcher.
 struct RankPart {
@@ -101,9 +119,7 @@ struct RankPart {
   std::atomic<uint32_t> admitted;                    // the last step of which it may have updated weights
   std::atomic<int64_t> held_ns;                      // waited for copies of generations
   std::atomic<uint64_t> descriptors, bytes;          // ExchangeCounts, as of the last finished step
-  std::atomic<uint64_t> wire_bytes;                  // sent to other hosts, likewise
-  std::atomic<int64_t> wire_ns;                      // processor time of its bridge's thread, likewise
-  std::atomic<int64_t> packing_ns, unpacking_ns;     // of that, to make gradients smaller and larger
+  WireCounts wire;                                   // likewise
   char failure[1024];  // why the rank gave up, zero-terminated; valid once state is kFailed or kLinkFailed
 
   EvalRing evaluations;

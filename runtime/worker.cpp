@@ -150,10 +150,9 @@ void Worker::join_attempt() {
   protocol_point(ProtocolPoint::kResume);
   updating_step_ = 0;
   hidden_ = {};
-  counted_ = {
-      part_.descriptors.load(std::memory_order_relaxed), part_.bytes.load(std::memory_order_relaxed),
-      part_.wire_bytes.load(std::memory_order_relaxed),  part_.wire_ns.load(std::memory_order_relaxed),
-      part_.packing_ns.load(std::memory_order_relaxed),  part_.unpacking_ns.load(std::memory_order_relaxed)};
+  counted_ = {part_.descriptors.load(std::memory_order_relaxed), part_.bytes.load(std::memory_order_relaxed),
+              part_.wire.load()};
+  recorded_wire_ = counted_.wire;
   const ExchangePlan exchange = run_.segment_inputs().exchange();
   const auto sink = [this](int64_t offset, int64_t count, const float* sum) { apply(offset, count, sum); };
   // All that the optimizer updates takes part in the norm.
@@ -328,6 +327,8 @@ bool Worker::step(uint32_t step) {
   const int64_t end = now_ns();
   const int64_t comm = exchange_->counts().busy_ns - busy_before;
   const int64_t sync = waiter_.waited_ns() - waited_before;
+  WireUse wire = part_.wire.load();
+  wire.add(std::exchange(recorded_wire_, wire), -1);
   // A kind of store is kept until a step both reads and writes weights that were stored so.
   if (step % (1 + 2 * run_.config.staleness) == 0) weight_store_.took(run_.buckets.elements, end - begin);
   part_.steps.push({.step = step,
@@ -341,7 +342,8 @@ bool Worker::step(uint32_t step) {
                     .loss_units = loss.loss_units,
                     .images = loss.images,
                     .not_finite = loss.not_finite,
-                    .gradient_norm = gradient_norm_});
+                    .gradient_norm = gradient_norm_,
+                    .wire = wire});
   return true;
 }
 
@@ -394,10 +396,13 @@ void Worker::finish_update() {
   part_.descriptors.store(counted_.descriptors + counts.descriptors, std::memory_order_relaxed);
   part_.bytes.store(counted_.bytes + counts.bytes, std::memory_order_relaxed);
   if (bridge_) {
-    part_.wire_bytes.store(counted_.wire_bytes + bridge_->bytes_sent(), std::memory_order_relaxed);
-    part_.wire_ns.store(counted_.wire_ns + bridge_->cpu_ns(), std::memory_order_relaxed);
-    part_.packing_ns.store(counted_.packing_ns + bridge_->packing_ns(), std::memory_order_relaxed);
-    part_.unpacking_ns.store(counted_.unpacking_ns + bridge_->unpacking_ns(), std::memory_order_relaxed);
+    WireUse use = counted_.wire;
+    part_.wire.store(use.add({.bytes = static_cast<int64_t>(bridge_->bytes_sent()),
+                              .link_ns = bridge_->link_ns(),
+                              .unacknowledged_ns = bridge_->unacknowledged_ns(),
+                              .cpu_ns = bridge_->cpu_ns(),
+                              .encode_ns = bridge_->packing_ns(),
+                              .decode_ns = bridge_->unpacking_ns()}));
   }
 }
 

@@ -118,9 +118,10 @@ class Worker {
   std::vector<uint8_t> labels_;
   uint32_t attempt_;  // that the rank is in, or has left
   struct {
-    uint64_t descriptors = 0, bytes = 0, wire_bytes = 0;
-    int64_t wire_ns = 0, packing_ns = 0, unpacking_ns = 0;
-  } counted_;                   // handed over in earlier attempts
+    uint64_t descriptors = 0, bytes = 0;
+    WireUse wire;
+  } counted_;                   // in earlier attempts
+  WireUse recorded_wire_;       // in records of steps, and in earlier attempts
   uint32_t updating_step_ = 0;  // whose update apply() makes; 0: none so far in this attempt
   OptimizerStep update_;
   std::optional<NormMeeting> meeting_;  // only with --clip

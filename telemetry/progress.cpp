@@ -20,6 +20,7 @@ void Progress::Sums::add(const StepSummary& step, int64_t span, int sign) {
   comm_ns += sign * step.comm_ns;
   sync_ns += sign * step.sync_ns;
   hidden_ns += sign * step.hidden_ns;
+  wire.add(step.wire, sign);
 }
 
 void Progress::add(const StepSummary& step) {
@@ -50,7 +51,11 @@ Progress::Means Progress::means_of(const Sums& sums) {
           .comm_ms = sums.comm_ns * per_step_ms,
           .sync_ms = sums.sync_ns * per_step_ms,
           .hidden_ms = sums.hidden_ns * per_step_ms,
-          .images_per_s = sums.span_ns > 0 ? sums.images / (sums.span_ns * 1e-9) : 0};
+          .images_per_s = sums.span_ns > 0 ? sums.images / (sums.span_ns * 1e-9) : 0,
+          .wire_bytes = static_cast<double>(sums.wire.bytes) / static_cast<double>(sums.steps),
+          .wire_ms = static_cast<double>(sums.wire.link_ns) * per_step_ms,
+          .encode_ms = static_cast<double>(sums.wire.encode_ns) * per_step_ms,
+          .decode_ms = static_cast<double>(sums.wire.decode_ns) * per_step_ms};
 }
 
 Progress::Means Progress::means() const { return means_of(timed_); }
@@ -64,11 +69,23 @@ std::string Progress::line() const {
   if (recent_.steps == 0) return line;
   const Means means = means_of(recent_);
   const double seconds_per_step = recent_.span_ns * 1e-9 / static_cast<double>(recent_.steps);
-  line += fmt::format("  {} images/s  T_compute {:.2f}  T_comm {:.2f}  T_sync {:.2f} ms  ETA {}",
+  line += fmt::format("  {} images/s  T_compute {:.2f}  T_comm {:.2f}  T_sync {:.2f} ms{}  ETA {}",
                       with_thousands(std::llround(means.images_per_s)), means.compute_ms, means.comm_ms,
-                      means.sync_ms,
+                      means.sync_ms, wire_part(means),
                       format_duration(seconds_per_step * static_cast<double>(steps_ - last_.step)));
   return line;
+}
+
+std::string Progress::wire_part(const Means& means) const {
+  if (means.wire_bytes == 0) return "";
+  std::string part = fmt::format("  wire {:.2f} MB", means.wire_bytes * 1e-6);
+  if (whole_wire_bytes_ > 0) {
+    part +=
+        fmt::format(", {:.1f} % less", 100 * wire_saved(std::llround(means.wire_bytes), whole_wire_bytes_));
+  }
+  part += fmt::format(", {:.2f} ms", means.wire_ms);
+  if (means.encode_ms + means.decode_ms == 0) return part;
+  return part + fmt::format("  encode {:.2f}  decode {:.2f} ms", means.encode_ms, means.decode_ms);
 }
 
 std::string with_thousands(int64_t value) {

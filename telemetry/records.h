@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "telemetry/record_ring.h"
+#include "telemetry/wire_use.h"
 
 namespace annulus {
 
@@ -30,6 +31,9 @@ struct StepRecord {
   // With --clip: L2 norm of the gradient, before clipping, of the last update that the rank has finished:
   // this step's, or with --staleness 1 that of the step before. The same on all ranks.
   double gradient_norm = 0;
+  // With several hosts: of what the rank's bridge has exchanged since its last record: this step, or with
+  // --staleness 1 the step before.
+  WireUse wire = {};
 };
 
 // One evaluation of one rank's part of the test images.

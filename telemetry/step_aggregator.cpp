@@ -77,6 +77,7 @@ void StepAggregator::poll(const std::function<void(const StepSummary&)>& on_step
         step.slowest_rank = rank;
       }
       step.gradient_norm = record.gradient_norm;
+      step.wire.add(record.wire);
       sums.loss_units += record.loss_units;
       sums.images += record.images;
       sums.not_finite += record.not_finite;
@@ -100,6 +101,8 @@ void StepAggregator::poll(const std::function<void(const StepSummary&)>& on_step
   }
   emit_whole(open_steps_, [&](Sums& sums) {
     sums.step.images = sums.images;
+    sums.step.wire.link_ns /= ranks_;
+    sums.step.wire.unacknowledged_ns /= ranks_;
     sums.step.loss = sums.mean_loss();
     last_step_ = sums.step.step;
     on_step(sums.step);

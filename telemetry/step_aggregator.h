@@ -22,6 +22,7 @@ struct StepSummary {
   double loss = 0;           // mean over images in nats; NaN if an image's was not finite
   double gradient_norm = 0;  // StepRecord::gradient_norm
   int slowest_rank = 0;      // the one that computed longest
+  WireUse wire = {};         // of all ranks together
 };
 
 // One evaluation of the whole run.

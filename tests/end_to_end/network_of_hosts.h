@@ -53,6 +53,11 @@ class NetworkOfHosts {
     }
     return text;
   }
+  // Of what a host sends, as tc takes it. A burst lets nothing through that a step sends.
+  void limit(int i, const std::string& rate) {
+    works_ = works_ &&
+             run(inside(names_[i], "tc qdisc add dev eth0 root tbf rate " + rate + " burst 4k latency 50ms"));
+  }
   // Takes the cable of a host away, or puts it back.
   void plug(int i, bool in) {
     run(inside(bridge_, "ip link set p" + std::to_string(i) + (in ? " up" : " down")));

@@ -140,6 +140,37 @@ TEST(BenchCompressionOptions, AreListsOfRatiosAndSizes) {
   EXPECT_NE(refused({"--bytes", "1M,few"}).find("few is not a size"), std::string::npos);
   EXPECT_NE(refused({"--workers", "2"}).find("unknown flag of annulus bench compression"), std::string::npos);
   EXPECT_THROW(compression({"--help"}), HelpRequest);
+
+  EXPECT_EQ(plain.config.model, "") << "sizes";
+  const BenchCompressionOptions model = compression(
+      {"--model", "resnet50", "--stem", "imagenet", "--ratio", "0.01", "--batch", "8", "--steps", "3"});
+  EXPECT_EQ(model.config.model, "resnet50");
+  EXPECT_EQ(model.config.stem, "imagenet");
+  EXPECT_EQ(model.batch, 8);
+  EXPECT_EQ(model.steps, 3);
+  EXPECT_NE(refused({"--model", "mlp", "--stem", "imagenet"}).find("--stem"), std::string::npos);
+  EXPECT_NE(refused({"--model", "mlp", "--bytes", "1M"}).find("--bytes"), std::string::npos);
+}
+
+// It becomes part of a shell's commands.
+TEST(BenchBridgeOptions, ARateIsANumberWithAUnitAndNothingElse) {
+  const auto rate = [](const std::string& text) {
+    const Words words = {"bridge", "--rate", text.c_str()};
+    return parse_bench_bridge(3, words.data()).rate;
+  };
+  const Words none = {"bridge"};
+  EXPECT_EQ(parse_bench_bridge(1, none.data()).rate, "");
+  for (const std::string good : {"1gbit", "2.5gbit", "200mbit", "64kbit", ".5gbit"})
+    EXPECT_EQ(rate(good), good);
+  for (const std::string bad :
+       {"fast",   "",          "gbit",          "1",         "0gbit",     "0.0mbit", "-1gbit",
+        "+1gbit", "1.2.3gbit", "1e3mbit",       "infgbit",   "1 gbit",    " 1gbit",  "1gbit ",
+        "1Gbit",  "1gbps",     "1gbit; reboot", "1gbit\nid", "$(id)gbit", "`id`"}) {
+    const std::string text = refusal([&] { rate(bad); });
+    EXPECT_EQ(text.find("--rate"), 0u) << bad << ": " << text;
+    EXPECT_NE(text.find("give a number above 0 with kbit, mbit or gbit"), std::string::npos)
+        << bad << ": " << text;
+  }
 }
 
 TEST(BenchAccuracyOptions, AreThoseOfTrainingAndListsOfWhatIsCompared) {

@@ -180,6 +180,38 @@ TEST_F(RunFiles, tell_the_whole_run) {
       "test_accuracy": 0.8, "test_images": 10})"));
 }
 
+TEST_F(RunFiles, say_what_crossed_to_other_hosts) {
+  Job job = small_job();
+  job.run.hosts.count = 4;
+  job.run.config.compress = "fp16";
+  const Segment segment(job.segment, job.run.segment_inputs(), 0, [](void*, uint64_t, int) {});
+  const RunDirectory directory((root / "run").string(), "mlp");
+  segment.header().data_ready.store(1);
+  Scribe scribe(directory, job, segment);
+  for (int rank = 0; rank < 2; ++rank) {
+    segment.rank(rank).steps.push({.step = 1,
+                                   .images = 64,
+                                   .wire = {.bytes = 750,
+                                            .link_ns = 2'000'000,
+                                            .cpu_ns = 1'500'000,
+                                            .encode_ns = 500'000,
+                                            .decode_ns = 250'000}});
+  }
+  EXPECT_EQ(scribe.close("{}\n"), "");
+  const nlohmann::json step = nlohmann::json::parse(text_of(root / "run/metrics.jsonl"));
+  // 1,010 elements of 4 bytes, of which a host sends 2 * 3 / 4.
+  ASSERT_EQ(job.run.whole_wire_bytes(), 6060);
+  EXPECT_EQ(step.at("wire_bytes"), 1500);
+  EXPECT_DOUBLE_EQ(step.at("wire_saved"), 1 - 1500.0 / 6060);
+  EXPECT_EQ(step.at("wire_saved_bytes"), 4560);
+  EXPECT_EQ(step.at("wire_ms"), 2) << "both send at the same time";
+  EXPECT_EQ(step.at("wire_cpu_ms"), 3);
+  EXPECT_EQ(step.at("encode_ms"), 1);
+  EXPECT_EQ(step.at("decode_ms"), 0.5);
+  job.run.config.compress = "none";
+  EXPECT_EQ(job.run.whole_wire_bytes(), 0);
+}
+
 TEST_F(RunFiles, repeat_a_network_of_the_users_own_from_their_copy) {
   Job job = small_job();
   job.run.config.model = "/elsewhere/mine.yaml";

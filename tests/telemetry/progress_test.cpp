@@ -31,6 +31,50 @@ TEST(Progress, line_has_epoch_step_loss_speed_times_and_what_is_left) {
       "ms  ETA 0:18");
 }
 
+// A step that sends so many bytes, with 4 ms on the way, 3 to encode and 2 to decode where they are `packed`.
+StepSummary sending_step(uint64_t step, int64_t bytes, bool packed) {
+  StepSummary summary = step_at(step, 10 * static_cast<int64_t>(step), 10);
+  summary.wire = {.bytes = bytes, .link_ns = 4 * kMs, .cpu_ns = 7 * kMs};
+  if (packed) summary.wire.encode_ns = 3 * kMs, summary.wire.decode_ns = 2 * kMs;
+  return summary;
+}
+
+TEST(Progress, line_has_what_a_step_sends_to_other_hosts) {
+  const auto line = [](double whole_bytes, int64_t bytes, bool packed) {
+    Progress progress(20, 10, whole_bytes);
+    for (uint64_t step = 1; step <= 3; ++step) progress.add(sending_step(step, bytes, packed));
+    return progress.line();
+  };
+  const std::string before =
+                        "epoch 1/2  step 3/20  loss 0.4312  10,000 images/s  T_compute 6.00  T_comm 3.00  "
+                        "T_sync 1.00 ms  ",
+                    after = "  ETA 0:00";
+  EXPECT_EQ(line(4e6, 500'000, true),
+            before + "wire 0.50 MB, 87.5 % less, 4.00 ms  encode 3.00  decode 2.00 ms" + after);
+  EXPECT_EQ(line(4e6, 2'000'000, false), before + "wire 2.00 MB, 50.0 % less, 4.00 ms" + after);
+  EXPECT_EQ(line(4e6, 5'000'000, true),
+            before + "wire 5.00 MB, -25.0 % less, 4.00 ms  encode 3.00  decode 2.00 ms" + after);
+  EXPECT_EQ(line(0, 4'001'000, false), before + "wire 4.00 MB, 4.00 ms" + after) << "nothing is compressed";
+}
+
+TEST(Progress, means_have_what_a_step_sends_to_other_hosts) {
+  Progress progress(20, 10, 4e6);
+  progress.add(sending_step(1, 900'000, true));
+  progress.add(sending_step(2, 400'000, true));
+  progress.add(sending_step(3, 200'000, true));
+  EXPECT_EQ(progress.means().wire_bytes, 300'000);
+  EXPECT_EQ(progress.means().wire_ms, 4);
+  EXPECT_EQ(progress.means().encode_ms, 3);
+  EXPECT_EQ(progress.means().decode_ms, 2);
+}
+
+TEST(WireSaved, is_the_share_of_whole_gradients_that_was_not_sent) {
+  EXPECT_EQ(wire_saved(25, 100), 0.75);
+  EXPECT_EQ(wire_saved(100, 100), 0);
+  EXPECT_EQ(wire_saved(150, 100), -0.5);
+  EXPECT_EQ(wire_saved(100, 0), 0) << "nothing is compressed";
+}
+
 TEST(Progress, line_grows_with_what_is_known) {
   Progress progress(20, 10);
   EXPECT_EQ(progress.line(), "epoch 1/2  step 0/20");

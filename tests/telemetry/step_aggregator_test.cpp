@@ -44,24 +44,28 @@ class Ranks {
 
 TEST(StepAggregator, puts_one_step_of_all_ranks_together) {
   Ranks ranks(2);
-  ranks.push(0, StepRecord{.step = 1,
-                           .begin_ns = 100,
-                           .end_ns = 1000,
-                           .compute_ns = 600,
-                           .comm_ns = 200,
-                           .sync_ns = 100,
-                           .hidden_ns = 50,
-                           .loss_units = 3 * kNat,
-                           .images = 2});
-  ranks.push(1, StepRecord{.step = 1,
-                           .begin_ns = 90,
-                           .end_ns = 990,
-                           .compute_ns = 700,
-                           .comm_ns = 150,
-                           .sync_ns = 50,
-                           .hidden_ns = 10,
-                           .loss_units = 5 * kNat,
-                           .images = 2});
+  ranks.push(
+      0, StepRecord{.step = 1,
+                    .begin_ns = 100,
+                    .end_ns = 1000,
+                    .compute_ns = 600,
+                    .comm_ns = 200,
+                    .sync_ns = 100,
+                    .hidden_ns = 50,
+                    .loss_units = 3 * kNat,
+                    .images = 2,
+                    .wire = {.bytes = 1000, .link_ns = 60, .cpu_ns = 40, .encode_ns = 8, .decode_ns = 4}});
+  ranks.push(
+      1, StepRecord{.step = 1,
+                    .begin_ns = 90,
+                    .end_ns = 990,
+                    .compute_ns = 700,
+                    .comm_ns = 150,
+                    .sync_ns = 50,
+                    .hidden_ns = 10,
+                    .loss_units = 5 * kNat,
+                    .images = 2,
+                    .wire = {.bytes = 1001, .link_ns = 80, .cpu_ns = 41, .encode_ns = 9, .decode_ns = 5}});
   const std::vector<StepSummary> steps = ranks.poll();
   ASSERT_EQ(steps.size(), 1U);
   EXPECT_EQ(steps[0].step, 1U);
@@ -74,6 +78,9 @@ TEST(StepAggregator, puts_one_step_of_all_ranks_together) {
   EXPECT_EQ(steps[0].images, 4);
   EXPECT_EQ(steps[0].loss, 2.0);
   EXPECT_EQ(steps[0].slowest_rank, 1);
+  // Together; but their bytes were on the way at the same time.
+  EXPECT_EQ(steps[0].wire,
+            (WireUse{.bytes = 2001, .link_ns = 70, .cpu_ns = 81, .encode_ns = 17, .decode_ns = 9}));
 }
 
 TEST(StepAggregator, waits_for_late_ranks_and_reports_steps_in_order) {
