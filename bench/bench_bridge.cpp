@@ -232,7 +232,11 @@ void measure_model(const BenchBridgeOptions& options, const Machine& machine, co
     config.batch_size = options.hosts * ranks;
     config.dataset = "synthetic";
     config.schedule = "constant";
-    if (compress == "topk") config.ratio_warmup = 0;
+    if (compress == "topk") {
+      config.ratio_warmup = 0;
+    } else {
+      config.topk_values = TrainConfig().topk_values;
+    }
     const DatasetInfo dataset = describe_synthetic(bench_image("auto", config.model), 10, 1024, 0);
     Job job = plan_job(config, machine, dataset, false);
     job.run.hosts.count = options.hosts;
