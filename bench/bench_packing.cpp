@@ -12,6 +12,7 @@
 #include "bench/bench_train.h"
 #include "bench/statistics.h"
 #include "collectives/wait.h"
+#include "kernels/aligned_floats.h"
 #include "kernels/cpu_features.h"
 #include "launcher/job.h"
 #include "launcher/rank_group.h"
@@ -38,7 +39,7 @@ class PackingBench {
       : slices_(run.bridge(0).slices),
         drawn_(run.buckets.elements),
         gradients_(run.buckets.elements),
-        residuals_{std::vector<float>(drawn_.size()), std::vector<float>(drawn_.size())},
+        residuals_{AlignedFloats(drawn_.size()), AlignedFloats(drawn_.size())},
         packing_(run.schedule, run.network, run.buckets, slices_,
                  {.gradients = [this](uint32_t) { return gradients_.data(); },
                   .residual = [this](uint32_t step) { return residuals_[step % 2].data(); }}) {
@@ -99,8 +100,8 @@ class PackingBench {
   const std::vector<ShardRange> slices_;
   std::mt19937_64 random_{1};
   std::vector<float> noise_ = std::vector<float>(1 << 20);
-  std::vector<float> drawn_, gradients_;
-  std::vector<float> residuals_[2];
+  AlignedFloats drawn_, gradients_;  // as the segment aligns them
+  AlignedFloats residuals_[2];
   TopKPacking packing_;
 };
 
