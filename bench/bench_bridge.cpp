@@ -192,9 +192,13 @@ std::vector<double> rounds_of(const std::vector<RankResult>& results) {
 std::optional<double> iperf_gbps(const Machine& machine, const NetworkHosts& network, bool both_ways) {
   const Placement placement = place_ranks(machine, 2);
   const auto ask = [&](int host) {
-    const std::string command = host == 1 ? "iperf3 -s -1 >/dev/null 2>&1"
-                                          : fmt::format("sleep 0.3; iperf3 -c {} -t 2 -J {}",
-                                                        network.address(1), both_ways ? "--bidir" : "");
+    // The client comes again until the server is there, and neither waits for ever.
+    const std::string command =
+        host == 1 ? "timeout 20 iperf3 -s -1 >/dev/null 2>&1"
+                  : fmt::format(
+                        "for i in 1 2 3 4 5 6; do sleep 0.3; text=$(timeout 10 iperf3 -c {} -t 2 -J {}) && "
+                        "printf %s \"$text\" && exit; done; exit 1",
+                        network.address(1), both_ways ? "--bidir" : "");
     FILE* const pipe = popen(command.c_str(), "r");
     std::string text;
     std::array<char, 4096> part;

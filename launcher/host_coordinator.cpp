@@ -133,7 +133,8 @@ bool HostCoordinator::all_committed() const {
                      [](const Member& member) { return member.lost || member.committed; });
 }
 
-// Nothing where hosts are further apart than the two generations that they keep.
+// Nothing where hosts are further apart than the two generations that they keep. A host without even initial
+// weights is as far as one with them, which may be of a late step, from a checkpoint: it makes them again.
 std::optional<uint32_t> HostCoordinator::smallest_committed() const {
   std::optional<uint32_t> least, most;
   for (const Member& member : members_) {
@@ -141,7 +142,8 @@ std::optional<uint32_t> HostCoordinator::smallest_committed() const {
     if (!least || !Versions::reached(*member.committed, *least)) least = member.committed;
     if (!most || Versions::reached(*member.committed, *most)) most = member.committed;
   }
-  return least && *most - *least <= 1 ? least : std::nullopt;
+  const bool near = least && (*least == Versions::kNone || *most - *least <= 1);
+  return near ? least : std::nullopt;
 }
 
 std::string HostCoordinator::whose(int node) const {

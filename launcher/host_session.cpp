@@ -69,8 +69,12 @@ void HostSession::preflight(Job& job, const ResumePoint* resume) {
 }
 
 std::string HostSession::run_dir(const std::string& own) const {
-  if (hosts_.node == 0) return own;
-  return (std::filesystem::path(start_.run_dir) / host_directory_name(hosts_.node)).string();
+  return directory_below(hosts_.node == 0 ? own : start_.run_dir);
+}
+
+std::string HostSession::directory_below(const std::string& run_dir) const {
+  if (hosts_.node == 0) return run_dir;
+  return (std::filesystem::path(run_dir) / host_directory_name(hosts_.node)).string();
 }
 
 void HostSession::start(const std::string& run_dir) {

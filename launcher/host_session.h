@@ -31,6 +31,10 @@ class HostSession {
   // Where this host's run files go, and whether a run may be there already that goes on. The first host's is
   // `own`.
   std::string run_dir(const std::string& own) const;
+  // Where this host's files are of a run whose first host has them in `run_dir`.
+  std::string directory_below(const std::string& run_dir) const;
+  // The first host's, once all may start.
+  const std::string& first_run_dir() const { return start_.run_dir; }
   // All hosts may start; the first one's files are in `run_dir`.
   void start(const std::string& run_dir);
   // This host cannot: tells the others.

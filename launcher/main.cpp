@@ -62,13 +62,12 @@ constexpr const char* kUsage =
     "\n"
     "Each command explains its flags with --help.\n";
 
-// Whether the configuration comes from something that can be read only once.
-bool reads_a_pipe(const std::vector<std::string>& words) {
-  constexpr std::string_view kFlag = "--config";
+// Whether the file of a flag ("--config") is something that can be read only once.
+bool reads_a_pipe(const std::vector<std::string>& words, const std::string& flag) {
   for (std::size_t i = 0; i < words.size(); ++i) {
-    if (words[i] == kFlag && i + 1 < words.size()) return !std::filesystem::is_regular_file(words[i + 1]);
-    if (words[i].starts_with("--config=")) {
-      return !std::filesystem::is_regular_file(words[i].substr(kFlag.size() + 1));
+    if (words[i] == flag && i + 1 < words.size()) return !std::filesystem::is_regular_file(words[i + 1]);
+    if (words[i].starts_with(flag + "=")) {
+      return !std::filesystem::is_regular_file(words[i].substr(flag.size() + 1));
     }
   }
   return false;
@@ -78,8 +77,8 @@ bool reads_a_pipe(const std::vector<std::string>& words) {
 // libgomp reads this variable when it is loaded, that is before main: so the program starts itself anew,
 // once, if a run has a pool at all. About 0.1 ms, twice what waking a thread costs.
 void limit_pool_spinning(int threads_per_worker, const std::vector<std::string>& words) {
-  if (threads_per_worker < 2 || reads_a_pipe(words) || getenv("GOMP_SPINCOUNT") != nullptr ||
-      getenv("OMP_WAIT_POLICY") != nullptr)
+  if (threads_per_worker < 2 || reads_a_pipe(words, "--config") || reads_a_pipe(words, "--hosts") ||
+      getenv("GOMP_SPINCOUNT") != nullptr || getenv("OMP_WAIT_POLICY") != nullptr)
     return;
   setenv("GOMP_SPINCOUNT", "5000", 1);
   execv("/proc/self/exe", original_argv);  // where that fails the run is only slower
@@ -101,7 +100,7 @@ int train(int argc, const char* const* argv, const std::vector<std::string>& wor
     config.resume = hosts.order->resume;
   }
   config = on_hosts(config, hosts);
-  if (!config.resume.empty() && !hosts.order && reads_a_pipe(words)) {
+  if (!config.resume.empty() && !hosts.order && reads_a_pipe(words, "--config")) {
     throw UserError("--resume: the configuration is read twice, and --config is no file that can be");
   }
   std::optional<ResumePoint> resume;

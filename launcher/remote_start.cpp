@@ -54,8 +54,9 @@ std::string shell_word(const std::string& text) {
 // Where the directory is not there it is the user's home, and relative paths are not found: that host says
 // so.
 std::string remote_command(const std::string& directory, const std::string& program, int node) {
-  return fmt::format("cd {} 2>/dev/null; exec {} train --hosts - --node {}", shell_word(directory),
-                     shell_word(program), node);
+  // For pools of threads there, as main() sets it here.
+  return fmt::format("cd {} 2>/dev/null; exec env GOMP_SPINCOUNT=5000 {} train --hosts - --node {}",
+                     shell_word(directory), shell_word(program), node);
 }
 
 RemoteStart::RemoteStart(const HostOrder& order, const std::string& program) {

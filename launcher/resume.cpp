@@ -108,6 +108,28 @@ fs::path latest_run_of_hosts() {
   return latest;
 }
 
+// The first host's directory of a run, given that of any host, which may be empty.
+fs::path first_of_hosts(const fs::path& run) {
+  fs::path plain = run.lexically_normal();
+  if (!plain.has_filename()) plain = plain.parent_path();
+  if (!plain.filename().string().starts_with(kHostDirectory)) return plain;
+  return plain.has_parent_path() ? plain.parent_path() : fs::path(".");
+}
+
+// The run of a directory that the user has named: the run's own, or that of its checkpoints.
+fs::path run_with(const fs::path& directory) {
+  std::error_code error;
+  if (fs::is_directory(checkpoint_directory(directory.string()), error)) return directory;
+  const std::string run = run_of(directory);
+  return run.empty() ? directory : fs::path(run);
+}
+
+std::string not_latest(const std::string& path, const std::string& later) {
+  return fmt::format(
+      "{} is not the latest checkpoint of its run ({} is), so this run gets a directory of its own", path,
+      fs::path(later).filename().string());
+}
+
 // A checkpoint that the user has named.
 ResumePoint named(const std::string& path, const std::string& run_dir) {
   ResumePoint point;
@@ -118,9 +140,7 @@ ResumePoint named(const std::string& path, const std::string& run_dir) {
   const std::string later = later_one(directory.string(), point.checkpoint->step());
   if (later.empty()) return point;
   if (run_dir.empty()) {
-    point.warnings.push_back(fmt::format(
-        "{} is not the latest checkpoint of its run ({} is), so this run gets a directory of its own", path,
-        fs::path(later).filename().string()));
+    point.warnings.push_back(not_latest(path, later));
   }
   point.run_dir.clear();
   return point;
@@ -203,15 +223,21 @@ ResumePoint find_resume_point_of_hosts(const std::string& resume, const std::str
     }
     point.checkpoint = std::make_shared<const Checkpoint>(resume);
     point.offers = {point.checkpoint};
-    point.run_dir = run_of(fs::absolute(resume).parent_path());
-    const fs::path run = point.run_dir;
-    if (run.filename().string().starts_with(kHostDirectory)) point.run_dir = run.parent_path().string();
-    if (!point.run_dir.empty()) take_own(point, node);
+    point.run_dir = first_of_hosts(run_of(fs::absolute(resume).parent_path())).string();
+    if (point.run_dir.empty()) return point;
+    take_own(point, node);
+    for (const fs::path& directory : directories_of_hosts(point.run_dir)) {
+      const std::string later = later_one(directory.string(), point.checkpoint->step());
+      if (later.empty()) continue;
+      if (run_dir.empty()) point.warnings.push_back(not_latest(resume, later));
+      point.run_dir.clear();
+      break;
+    }
     return point;
   }
-  const fs::path run = resume != "latest" ? fs::path(resume)
-                       : run_dir.empty()  ? latest_run_of_hosts()
-                                          : fs::path(run_dir);
+  const fs::path run = first_of_hosts(resume != "latest" ? run_with(resume)
+                                      : run_dir.empty()  ? latest_run_of_hosts()
+                                                         : fs::path(run_dir));
   point.run_dir = run.lexically_normal().string();
   std::vector<fs::path> directories = directories_of_hosts(run);
   // Of two checkpoints of a step the first one counts.

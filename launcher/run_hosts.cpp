@@ -6,10 +6,13 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "collectives/bridge.h"
 #include "telemetry/error.h"
 
 namespace annulus {
 namespace {
+
+static_assert(kMostHosts == kMaxHosts);
 
 constexpr size_t kMostOrderBytes = 1 << 20;
 

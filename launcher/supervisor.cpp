@@ -244,11 +244,11 @@ void Supervisor::settle() {
     while (checkpointer_.writing()) serve();
   };
   write(*step);
-  // Nobody says what the others have, and one may be a step behind. If this host has begun the next step, all
-  // have this one; if not, the one before is whole here.
+  // Nobody says what the others have, and one may be a step behind. If this host has a sum of the next step,
+  // all have this one, as they had begun that; if not, nothing is written over the one before.
   bool next_begun = false;
   for (int rank = 0; rank < segment_.ranks(); ++rank) {
-    next_begun = next_begun || segment_.rank(rank).admitted.load(std::memory_order_relaxed) > *step;
+    next_begun = next_begun || segment_.rank(rank).updating.load(std::memory_order_relaxed) > *step;
   }
   if (hosts_.alone() && !next_begun && *step > job_.run.initial_step() + 1) write(*step - 1);
 }

@@ -218,8 +218,17 @@ RunDirectory make_directory(const TrainConfig& config, const Job& job, const Res
   const std::string of_run = resume != nullptr ? resume->run_dir : "";
   const std::string wanted = config.run_dir.empty() ? of_run : config.run_dir;
   if (session == nullptr) return RunDirectory(wanted, job.run.spec.name, of_run);
-  const std::string own = session->run_dir(wanted);
-  return RunDirectory(own, job.run.spec.name, resume != nullptr ? own : "");
+  const std::string own_of_run = of_run.empty() ? "" : session->directory_below(of_run);
+  return RunDirectory(session->run_dir(wanted), job.run.spec.name, own_of_run);
+}
+
+// That say which host of a run this is.
+std::string flags_of_host(const TrainConfig& config) {
+  std::string flags;
+  if (!config.hosts.empty()) flags += "--hosts " + config.hosts + " ";
+  if (config.node) flags += fmt::format("--node {} ", *config.node);
+  if (!config.secret_file.empty()) flags += "--secret-file " + config.secret_file + " ";
+  return flags;
 }
 
 int train(const TrainConfig& config, const Machine& machine, const ResumePoint* resume, HostSession* session,
@@ -321,11 +330,10 @@ int train(const TrainConfig& config, const Machine& machine, const ResumePoint* 
   if (outcome.committed_step > 0) {
     terminal.line(to_text(summary));
     terminal.line("run files  " + directory.path());
-    if (outcome.exit_code != 0 && !outcome.checkpoints.last.empty()) {
-      terminal.line(
-          fmt::format("go on with annulus train {}--resume {}",
-                      config.hosts.empty() || config.hosts == "-" ? "" : "--hosts " + config.hosts + " ",
-                      directory.path()));
+    if (outcome.exit_code != 0 && !outcome.checkpoints.last.empty() && config.hosts != "-") {
+      const std::string flags = session != nullptr ? flags_of_host(config) : "";
+      terminal.line(fmt::format("go on with annulus train {}--resume {}", flags,
+                                session != nullptr ? session->first_run_dir() : directory.path()));
     }
   }
   signals.reset();

@@ -33,7 +33,8 @@ void Recovery::rewind(const std::vector<bool>& dead, uint32_t evaluated, uint32_
   CHECK(under_way_ && all_parked(dead));
   SegmentHeader& header = segment_.header();
   const uint32_t committed = segment_.versions().committed();
-  CHECK(committed == step || committed == step + 1, "from step {} to {}", committed, step);
+  CHECK(committed == step || committed == step + 1 || step == Versions::kNone, "from step {} to {}",
+        committed, step);
   segment_.reset_exchange(step);
   header.evaluated_step.store(evaluated, std::memory_order_relaxed);
   for (int rank = 0; rank < segment_.ranks(); ++rank) {

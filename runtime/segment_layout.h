@@ -116,7 +116,7 @@ struct RankPart {
   std::atomic<uint32_t> life;  // launcher: 0 before each fork; rank: tied; kernel: ended
   std::atomic<uint64_t> arena_address, arena_bytes;  // private memory, for reading back where its pages lie
   std::atomic<uint32_t> step;                        // that it is in, or was in last
-  std::atomic<uint32_t> admitted;                    // the last step of which it may have updated weights
+  std::atomic<uint32_t> updating;                    // the last step of which it may have updated weights
   std::atomic<int64_t> held_ns;                      // waited for copies of generations
   std::atomic<uint64_t> descriptors, bytes;          // ExchangeCounts, as of the last finished step
   WireCounts wire;                                   // likewise

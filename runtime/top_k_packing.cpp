@@ -178,7 +178,7 @@ void TopKPacking::unpack_weight(const Weight& weight, std::span<const std::byte>
   if (header.bytes > message.size()) {
     throw SparseCodecError(SparseFault::kTruncated, "it ends within a weight");
   }
-  if (std::abs(header.exponent) > kMostExponent) {
+  if (header.exponent < -kMostExponent || header.exponent > kMostExponent) {
     throw SparseCodecError(SparseFault::kRange, fmt::format("an exponent of {}", header.exponent));
   }
   decode(message.first(header.bytes), weight.elements, to.indices, to.values);

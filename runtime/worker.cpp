@@ -359,7 +359,6 @@ bool Worker::admit(uint32_t step) {
     header_.last_step.store(step, std::memory_order_release);
   }
   settle_checkpoint(step);
-  part_.admitted.store(step, std::memory_order_relaxed);
   updating_step_ = step;
   update_stores_.weights = weight_store_.choose(run_.buckets.elements);
   update_ = OptimizerStep(run_.config, step, run_.schedule.learning_rate(step));
@@ -517,6 +516,7 @@ void Worker::finish_bucket(uint32_t step, int bucket, int64_t shard, bool last) 
 
 void Worker::apply(int64_t offset, int64_t count, const float* sum) {
   protocol_point(ProtocolPoint::kUpdate);
+  part_.updating.store(updating_step_, std::memory_order_relaxed);
   if (offset >= run_.buckets.statistics) {
     average_in(count, sum, segment_.weights_after(updating_step_ - 1) + offset,
                segment_.weights_after(updating_step_) + offset);

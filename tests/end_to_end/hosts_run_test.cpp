@@ -248,6 +248,51 @@ TEST_F(HostsRunTest, ACtrlCOnAnyHostStopsAllAtTheSameStepAndResumeGoesOn) {
   EXPECT_EQ(box.weights(), whole);
 }
 
+TEST_F(HostsRunTest, FilesOfTwoRunsDoNotMix) {
+  make_hosts(2);
+  if (IsSkipped()) return;
+  start(with(kRun, {"--checkpoint-every", "20"}), 2);
+  weights_of_all(2);
+  std::filesystem::copy(scratch_ / "run", scratch_ / "copy", std::filesystem::copy_options::recursive);
+  const auto files = [&] {
+    std::set<std::string> names;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(scratch_ / "run"))
+      names.insert(entry.path().string());
+    return names;
+  };
+  const std::set<std::string> before = files();
+  const std::string metrics = read_file(scratch_ / "run/metrics.jsonl");
+  const auto resume = [&](const Words& flags) {
+    commands_.clear();
+    start(with({"train", "--hosts", "hosts", "--quiet", "on"}, flags), 2);
+  };
+  std::string first = last_checkpoint(0);
+  for (const std::string& name : before) {
+    const std::filesystem::path path = name;
+    if (path.parent_path().filename() == "checkpoints") first = std::min(first, path.filename().string());
+  }
+  // From the middle: there are later ones of this run, which stay.
+  resume({"--resume", "run/checkpoints/" + first, "--steps", "30"});
+  weights_of_all(2);
+  EXPECT_TRUE(contains(host(0).out(), "gets a directory of its own")) << host(0).out();
+  // Into the directory of another run.
+  resume({"--resume", "copy", "--run-dir", "run", "--steps", "80"});
+  for (const int node : {0, 1}) EXPECT_EQ(host(node).wait().code, 2) << host(node).out();
+  EXPECT_TRUE(contains(host(0).err(), "run")) << host(0).err();
+  EXPECT_EQ(files(), before);
+  EXPECT_EQ(read_file(scratch_ / "run/metrics.jsonl"), metrics);
+  // However the run is named, it goes on where it was.
+  int steps = 60;
+  for (const char* const name : {"copy/checkpoints", "copy/node-1", "copy/node-1/checkpoints/"}) {
+    steps += 20;
+    resume({"--resume", name, "--steps", std::to_string(steps)});
+    weights_of_all(2);
+    const std::string done = read_file(scratch_ / "copy/node-1/metrics.jsonl");
+    EXPECT_EQ(std::count(done.begin(), done.end(), '\n'), steps + 1) << name;
+  }
+  EXPECT_FALSE(std::filesystem::exists(scratch_ / "copy/node-1/node-1"));
+}
+
 TEST_F(HostsRunTest, ASecondCtrlCEndsAllAtOnce) {
   make_hosts(2);
   if (IsSkipped()) return;

@@ -189,8 +189,9 @@ TEST(HostControl, WithoutTheFirstHostTheOthersAreAlone) {
 TEST(RemoteStart, WordsOfAShellAreQuoted) {
   EXPECT_EQ(shell_word("a b"), "'a b'");
   EXPECT_EQ(shell_word("it's $HOME"), "'it'\\''s $HOME'");
-  EXPECT_EQ(remote_command("/home/x y", "/opt/annulus", 3),
-            "cd '/home/x y' 2>/dev/null; exec '/opt/annulus' train --hosts - --node 3");
+  EXPECT_EQ(
+      remote_command("/home/x y", "/opt/annulus", 3),
+      "cd '/home/x y' 2>/dev/null; exec env GOMP_SPINCOUNT=5000 '/opt/annulus' train --hosts - --node 3");
 }
 
 }  // namespace

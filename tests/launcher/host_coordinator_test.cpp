@@ -40,12 +40,16 @@ TEST(HostCoordinator, ADeathAnywhereBringsAllBackToTheSmallestCommittedStep) {
 }
 
 TEST(HostCoordinator, InitialWeightsThatAreNotCompleteCountAsLessThanStepZero) {
-  HostCoordinator coordinator({"a", "b"});
-  coordinator.receive(0, attempt_message(Kind::kAbort, 1));
-  coordinator.receive(0, attempt_message(Kind::kParked, 1, Versions::kNone));
-  const Orders resumes = coordinator.receive(1, attempt_message(Kind::kParked, 1, 0));
-  ASSERT_EQ(resumes.size(), 2u);
-  EXPECT_EQ(resumes[0].second.step, Versions::kNone);
+  for (const uint32_t initial : {0, 1, 30}) {  // later ones come from a checkpoint
+    for (const int without : {0, 1}) {
+      HostCoordinator coordinator({"a", "b"});
+      coordinator.receive(0, attempt_message(Kind::kAbort, 1));
+      coordinator.receive(without, attempt_message(Kind::kParked, 1, Versions::kNone));
+      const Orders resumes = coordinator.receive(1 - without, attempt_message(Kind::kParked, 1, initial));
+      ASSERT_EQ(resumes.size(), 2u);
+      EXPECT_EQ(resumes[0].second, attempt_message(Kind::kResume, 2, Versions::kNone)) << initial;
+    }
+  }
 }
 
 TEST(HostCoordinator, NobodyLeavesBeforeAllHaveFinishedInTheSameAttempt) {
