@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
@@ -175,6 +176,9 @@ HostList parse_hosts(const std::string& text, const std::string& file) {
 }
 
 HostList read_hosts(const std::string& path) {
+  if (std::filesystem::is_directory(path)) {
+    throw UserError::format("--hosts {}: it is a directory; give a file with a host a line", path);
+  }
   std::ifstream file(path);
   std::ostringstream text;
   if (file) text << file.rdbuf();

@@ -46,10 +46,9 @@ std::string read_line(int fd) {
   return line;
 }
 
-void refuse_options_of_several(const TrainConfig& config) {
-  const auto refuse = [](const std::string& option) {
-    throw UserError::format("{}: it is for a run on several hosts; give --hosts FILE, or leave it out",
-                            option);
+void refuse_options_of_several(const TrainConfig& config, const std::string& remedy) {
+  const auto refuse = [&](const std::string& option) {
+    throw UserError::format("{}: it is for a run on several hosts; {}", option, remedy);
   };
   if (config.node) refuse(fmt::format("--node {}", *config.node));
   if (!config.secret_file.empty()) refuse("--secret-file " + config.secret_file);
@@ -129,7 +128,7 @@ RunHosts find_hosts(const TrainConfig& config,
   if (config.hosts.empty()) {
     std::optional<SlurmPlace> slurm = config.node ? std::nullopt : slurm_place(variable);
     if (!slurm) {
-      refuse_options_of_several(config);
+      refuse_options_of_several(config, "give --hosts FILE, or leave it out");
       return {};
     }
     refuse_remote_path(config, "srun has started every host");
@@ -151,8 +150,7 @@ RunHosts find_hosts(const TrainConfig& config,
           config.secret_file);
     }
     if (list.count() == 1) {
-      TrainConfig rest = config;
-      refuse_options_of_several(rest);
+      refuse_options_of_several(config, fmt::format("{} has one; leave it out", list.source));
       return {.list = std::move(list)};
     }
     return {.list = std::move(list),

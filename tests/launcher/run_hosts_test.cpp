@@ -128,6 +128,9 @@ TEST_F(RunHostsTest, WhatDoesNotGoTogetherIsRefusedWithARemedy) {
   }
   EXPECT_EQ(refused({"--port", "5"}),
             "--port 5: it is for a run on several hosts; give --hosts FILE, or leave it out");
+  EXPECT_EQ(refused({"--hosts", "/one", "--remote-path", "x"}),
+            "--remote-path x: it is for a run on several hosts; /one has one; leave it out");
+  EXPECT_EQ(refused({"--hosts", "/"}), "--hosts /: it is a directory; give a file with a host a line");
   EXPECT_EQ(refused({"--hosts", "/hosts", "--node", "3", "--secret-file", "/secret"}),
             "--node 3: /hosts has 3 hosts; give 0 to 2");
   const std::string secret = refused({"--hosts", "/hosts", "--node", "1"});
