@@ -177,9 +177,7 @@ void Worker::join_attempt() {
 void Worker::make_bridge() {
   const HostPlan& hosts = run_.hosts;
   std::vector<SocketAddress> addresses;
-  for (int node = 0; node < hosts.count; ++node) {
-    addresses.push_back(resolve(hosts.addresses[node], hosts.ports[node][rank_]));
-  }
+  for (const auto& of_host : hosts.addresses) addresses.push_back(of_host[rank_]);
   const int thread = run_.comm_cpus.empty() ? Waiter::kComputeThread : Waiter::kExchangeThread;
   Bridge::Wiring wiring{
       .connect = connect_bridge({.own = {.purpose = Purpose::kBridge,
