@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <limits>
@@ -11,7 +12,9 @@
 
 #include "collectives/acceptor.h"
 #include "collectives/connector.h"
+#include "collectives/wait.h"
 #include "telemetry/check.h"
+#include "telemetry/error.h"
 
 namespace annulus {
 namespace {
@@ -62,6 +65,7 @@ TcpTransport::Streams connect_all(const BridgePeers& peers, const Bridge::Leave&
     for (const auto& stream : streams) count += stream ? 0 : 1;
     return count > 0;
   };
+  int64_t waited_ns = 0, before = now_ns();
   while (missing() && !leave.asked()) {
     std::vector<pollfd> fds{{leave.fd, POLLIN, 0}, {acceptor.fd(), POLLIN, 0}};
     for (const auto& connector : connectors) {
@@ -78,6 +82,18 @@ TcpTransport::Streams connect_all(const BridgePeers& peers, const Bridge::Leave&
         take(std::move(*link));
         connector.reset();
       }
+    }
+    const int64_t now = now_ns();
+    waited_ns += std::min(now - before, kSleepSliceNs);  // a stopped machine does not age
+    before = now;
+    if (peers.reach_ns == 0 || waited_ns < peers.reach_ns) continue;
+    for (int host = 0; host < node; ++host) {
+      if (!connectors[host] || connectors[host]->has_reached()) continue;
+      throw StepError(
+          fmt::format("host {} cannot reach {}: not within {:.1f} s, and the last try came to: {}; the "
+                      "workers' ports must be open between hosts, not the launchers' alone "
+                      "(docs/multi-node.md)",
+                      node, name(host), waited_ns * 1e-9, connectors[host]->last_try()));
     }
   }
   return streams;

@@ -16,10 +16,13 @@ struct BridgePeers {
   std::vector<SocketAddress> addresses;            // by node: where that host's rank listens
   int listener = -1;                               // the own one; stays the caller's
   std::function<std::string(int node)> name = {};  // in messages; empty: by host, rank and address
+  int64_t reach_ns = 0;                            // how long a listener is looked for; 0: for ever
 };
 
 // How a Bridge gets its streams. Connections of other attempts, ranks and jobs are refused, strangers
-// dropped; peers that are not there yet are waited for without a limit, because their launchers judge them.
+// dropped. Peers that are not there yet are waited for without a limit, because their launchers judge them.
+// Their listeners are there before any rank is, so who cannot reach one within reach_ns never will: that is
+// a StepError, which a further attempt does not mend.
 BridgeConnect connect_bridge(BridgePeers peers);
 
 }  // namespace annulus

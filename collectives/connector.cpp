@@ -47,6 +47,7 @@ std::optional<Link> Connector::poll() {
       rest(std::strerror(ECONNREFUSED));
     } else {
       last_ = "connected, but the peer says nothing";
+      has_reached_ = true;
       handshake_.emplace(secret_, own_, policy_);
     }
   }

@@ -44,6 +44,10 @@ class Connector {
   // with the address, how long it took and why, and what the policy throws.
   std::optional<Link> poll();
 
+  // Whether any try has come as far as the peer's listener, which then may be busy with something else.
+  bool has_reached() const { return has_reached_; }
+  const std::string& last_try() const { return last_; }  // what became of it
+
  private:
   void begin();
   // The try has failed; there will be another one.
@@ -57,6 +61,7 @@ class Connector {
   const int64_t begin_ns_, limit_ns_;
   EventPoll events_;
   int64_t next_try_ns_ = 0;
+  bool has_reached_ = false;
   std::string last_ = "no answer";  // what became of the last try, as far as is known
   // Of this try; no descriptor between tries, no handshake before it is connected.
   UniqueFd fd_;

@@ -57,8 +57,16 @@ bool FrameStream::pump() {
 }
 
 bool FrameStream::pump_until_end() {
-  const bool out = pump_out();
+  bool out = false;
+  if (send_failure_.empty()) {
+    try {
+      out = pump_out();
+    } catch (const LinkError& error) {
+      send_failure_ = error.what();
+    }
+  }
   const bool in = pump_in();
+  if (!in && !send_failure_.empty()) throw LinkError(send_failure_);
   return in || out;
 }
 

@@ -47,7 +47,8 @@ class FrameStream {
   bool flushed() const { return unsent() == 0; }
 
   // Sends and receives what can be at once; returns whether anything was. Throws LinkError when the
-  // connection is broken or its peer sends what no sound peer can.
+  // connection is broken or its peer sends what no sound peer can. Where sending fails, what the peer has
+  // sent before is received first, and can be peeked at afterwards.
   bool pump();
   // The same, but that the other side has closed the connection is no failure: ended() tells.
   bool pump_until_end();
@@ -112,7 +113,8 @@ class FrameStream {
   uint32_t payload_crc_ = 0;
   std::deque<Held> held_;
   std::size_t accepted_ = 0;
-  bool closed_ = false;  // by the other side
+  bool closed_ = false;       // by the other side
+  std::string send_failure_;  // empty: sending has not failed
   std::vector<std::unique_ptr<Buffer>> spare_;
   uint64_t bytes_sent_ = 0, bytes_received_ = 0;
   uint64_t timed_bytes_ = 0;  // of those sent, in link_ns_

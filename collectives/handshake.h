@@ -13,8 +13,9 @@
 //
 // A proof is the HMAC-SHA256, by the secret, of its sender's role and all bytes of the conversation before
 // it. The fresh numbers make it worthless in any other conversation, and the roles make it worthless when
-// sent back to the one it came from. Only who has proven itself learns anything; to strangers there is no
-// answer but the end of the connection. What follows a handshake is neither enciphered nor signed.
+// sent back to the one it came from. Who greets well gets a Challenge; only who then proves itself learns
+// more, and strangers see no more than the end of the connection. What follows a handshake is neither
+// enciphered nor signed.
 //
 //   little-endian   0        8          56       88
 //        Hello      | magic  | identity | number |

@@ -25,7 +25,7 @@
 //
 // Leads and trails lie apart so that the place of a lead never depends on the lead before it, and neither
 // side branches on a gap's length. Values come last so that four bytes can be read at any trail. Every vector
-// has one encoding, in both formats; what decode() takes is what encode() wrote, or could have written.
+// has one encoding, in each format; what decode() takes is what encode() wrote, or could have written.
 //
 // E3M4 is a byte: sign, 3 bits e of exponent, 4 bits m of mantissa, for (16 + m) / 16 * 2^(e - 1), or m / 16
 // where e = 0; so 124 is the largest number, and there is neither infinity nor NaN.

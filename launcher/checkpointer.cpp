@@ -83,8 +83,11 @@ void Checkpointer::start(uint32_t step, bool copies) {
       } catch (const UserError& error) {
         trouble = error.what();
       }
-      return write_all(output, nlohmann::json{copied - begin, now_ns() - begin, path, trouble}.dump()) ? 0
-                                                                                                       : 1;
+      const nlohmann::json json = {copied - begin, now_ns() - begin, path, std::filesystem::file_size(path),
+                                   trouble};
+      // A directory's name need not be UTF-8; this is what is said of it.
+      const std::string text = json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+      return write_all(output, text) ? 0 : 1;
     });
   } catch (const UserError& error) {
     ++counts_.failed;
@@ -106,11 +109,10 @@ void Checkpointer::on_writer_end(const std::function<ChildEnd(ChildProcess&)>& c
     counts_.copy_ns = std::max(counts_.copy_ns, json.at(0).get<int64_t>());
     counts_.write_ns = std::max(counts_.write_ns, json.at(1).get<int64_t>());
     counts_.last = json.at(2);
-    if (const std::string trouble = json.at(3); !trouble.empty()) {
+    counts_.bytes = json.at(3);
+    if (const std::string trouble = json.at(4); !trouble.empty()) {
       warn_(fmt::format("more checkpoints are left than --keep says: {}", trouble));
     }
-    std::error_code error;
-    counts_.bytes = static_cast<int64_t>(std::filesystem::file_size(counts_.last, error));
     return;
   }
   ++counts_.failed;

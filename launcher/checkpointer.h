@@ -24,7 +24,7 @@ namespace annulus {
 // What became of a run's checkpoints.
 struct CheckpointCounts {
   int64_t written = 0, failed = 0, skipped = 0;
-  std::string last;     // path of the last one
+  std::string last;     // path of the last one, for people: valid UTF-8
   int64_t bytes = 0;    // its size
   int64_t copy_ns = 0;  // from its step's commit, as far as the launcher knew of it, to its copy: the longest
   int64_t write_ns = 0;  // to its file's end: the longest

@@ -2,9 +2,8 @@
 //
 // Measured in every step, of a rank (means over a host's): processor time to encode and decode, other
 // processor time of the bridge, time on the way (until bytes are acknowledged, which may be late), and bytes.
-// Reckoned: what whole gradients, whose bytes are
-// known, would have taken of the two in the middle. Both are taken to grow with the bytes, by so much a byte
-// as
+// Reckoned: what whole gradients, whose bytes are known, would have taken of the two in the middle. Both are
+// taken to grow with the bytes, by so much a byte as
 //   - the bytes of all steps and their times say (least squares), as far as bytes have differed, which they
 //     do while the ratio falls; or
 //   - their sums do, as though nothing took time whatever the bytes (a handshake, a wake-up),

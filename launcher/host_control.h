@@ -2,8 +2,9 @@
 // the first one's. What is said over them is HostPreflight's, HostCoordinator's and HostMember's affair.
 //
 // Every second each side sends a beat, and a host that has sent nothing for 10 s is lost. Time is counted in
-// slices that the caller gives, so that a machine which was stopped does not find the others gone. Nothing
-// but preflight() blocks. One thread uses it.
+// slices that the caller gives, so that a machine which was stopped does not find the others gone. What
+// blocks: preflight(), give_up() for up to 3 s, and the destructor, where this host has started the others,
+// until those have ended, for up to 5 s. One thread uses it.
 #pragma once
 
 #include <cstdint>

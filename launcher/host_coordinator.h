@@ -7,8 +7,7 @@
 //              still, all go on from the smallest committed step, with the next attempt. Attempts are the
 //              same on all hosts.
 //   finish     ranks may leave once those of all hosts have done the last step: until then a recovery may
-//   need
-//              them.
+//              need them.
 //   stop       a signal anywhere goes to all.
 //   end        a host that is lost or cannot go on ends the run: all others end their ranks, and once every
 //              one that is left has, all make their last checkpoint of the smallest committed step.

@@ -1,5 +1,6 @@
 #include "launcher/host_session.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <random>
@@ -11,7 +12,40 @@
 
 namespace annulus {
 
+namespace {
+
+// Of a host, as getaddrinfo takes it without asking anybody.
+std::string numeric_address(const Host& host, const std::string& source) {
+  try {
+    return resolve(host.address, 0).host();
+  } catch (const UserError& error) {
+    throw UserError::format("{}: host {}: {}", source, host.name, error.what());
+  }
+}
+
+}  // namespace
+
 void say_on_stderr(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); }
+
+void check_start(const HostStart& start, const HostList& list, int workers,
+                 const std::vector<uint32_t>& offered) {
+  const auto refuse = [&](const std::string& what) {
+    throw UserError::format("{}, the first host, {}; is it of the same version?", list.hosts[0].name, what);
+  };
+  if (static_cast<int>(start.ports.size()) != list.count()) refuse("counts other hosts");
+  for (int node = 0; node < list.count(); ++node) {
+    const int ports = static_cast<int>(start.ports[node].size());
+    if (ports != workers) {
+      refuse(fmt::format("has sent {} ports of {}, which has {} workers", ports, list.hosts[node].name,
+                         workers));
+    }
+  }
+  const bool known = offered.empty() ? start.step == 0
+                                     : std::find(offered.begin(), offered.end(), start.step) != offered.end();
+  if (!known) {
+    refuse(fmt::format("goes on from step {}, of which this one has offered no checkpoint", start.step));
+  }
+}
 
 HostSession::HostSession(const RunHosts& hosts, const TrainConfig& config)
     : hosts_(hosts), config_(config), control_(hosts, say_on_stderr) {}
@@ -21,10 +55,7 @@ HostPlan HostSession::hosts() const {
   plan.count = hosts_.list.count();
   plan.node = hosts_.node;
   plan.secret = hosts_.secret;
-  for (const Host& host : hosts_.list.hosts) {
-    plan.names.push_back(host.name);
-    plan.addresses.push_back(host.address);
-  }
+  for (const Host& host : hosts_.list.hosts) plan.names.push_back(host.name);
   return plan;
 }
 
@@ -39,6 +70,8 @@ void HostSession::preflight(Job& job, const ResumePoint* resume) {
   if (resume != nullptr) {
     for (const auto& offer : resume->offers) report.checkpoints.push_back({offer->step(), offer->weights()});
   }
+  std::vector<std::string> addresses;  // by node
+  for (const Host& host : hosts_.list.hosts) addresses.push_back(numeric_address(host, hosts_.list.source));
   if (hosts_.starts_others) {
     const HostOrder order{.list = hosts_.list,
                           .secret = *hosts_.secret,
@@ -56,9 +89,13 @@ void HostSession::preflight(Job& job, const ResumePoint* resume) {
     std::random_device random;
     start_.job = (uint64_t{random()} << 32) | random();
   }
-  if (static_cast<int>(start_.ports.size()) != plan.count)
-    throw UserError("the first host counts other hosts");
-  plan.ports = start_.ports;
+  std::vector<uint32_t> offered;
+  for (const HostReport::Saved& saved : report.checkpoints) offered.push_back(saved.step);
+  check_start(start_, hosts_.list, job.run.config.workers, offered);
+  for (int node = 0; node < plan.count; ++node) {
+    std::vector<SocketAddress>& of_host = plan.addresses.emplace_back();
+    for (const uint16_t port : start_.ports[node]) of_host.push_back(resolve(addresses[node], port));
+  }
   plan.job = start_.job;
   plan.config_hash = hash_of(report.facts);
   if (resume == nullptr) return;
@@ -78,6 +115,7 @@ std::string HostSession::directory_below(const std::string& run_dir) const {
 }
 
 void HostSession::start(const std::string& run_dir) {
+  if (hosts_.node == 0) check_can_be_sent("the run directory", run_dir);  // the others' are named after it
   start_.run_dir = run_dir;
   control_.start(start_);
 }

@@ -87,7 +87,8 @@ OptionTable train_table(TrainConfig& config, std::string& config_file) {
 
   places(table.number("join-deadline", "SECONDS", config.join_deadline,
                       {.low = 0, .low_included = false, .high = 1e6},
-                      "how long hosts wait for each other before the run starts"));
+                      "how long hosts wait for each other before the run starts, and workers for a way to "
+                      "each other"));
 
   table.section("How long, in which portions");
   table.whole("batch-size", "N", config.batch_size, 1, kMostImages,

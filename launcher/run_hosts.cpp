@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "collectives/bridge.h"
 #include "telemetry/error.h"
@@ -92,7 +93,22 @@ RunHosts by_order(const TrainConfig& config) {
 
 }  // namespace
 
+void check_can_be_sent(const std::string& what, const std::string& text) {
+  try {
+    (void)nlohmann::json(text).dump();
+  } catch (const nlohmann::json::type_error&) {
+    throw UserError::format(
+        "{} {}: it is not UTF-8, and cannot be sent to the other hosts; give it another name", what, text);
+  }
+}
+
 std::string to_json(const HostOrder& order) {
+  check_can_be_sent("--run-dir", order.run_dir);
+  check_can_be_sent("--resume", order.resume);
+  check_can_be_sent("--hosts", order.list.source);
+  for (const Host& host : order.list.hosts) check_can_be_sent("host", host.name + " " + host.address);
+  std::istringstream lines(order.config);
+  for (std::string line; std::getline(lines, line);) check_can_be_sent("the configuration's", line);
   nlohmann::json hosts = nlohmann::json::array();
   for (const Host& host : order.list.hosts) hosts.push_back({host.name, host.address, host.slots});
   return nlohmann::json{
@@ -182,7 +198,6 @@ TrainConfig on_hosts(TrainConfig config, const RunHosts& hosts) {
   return config;
 }
 
-// FNV-1a, of which 13 bits can be seen.
 UniqueFd listen_for_others(const RunHosts& hosts, uint16_t port) {
   const Host& own = hosts.list.hosts[hosts.node];
   try {
@@ -202,6 +217,7 @@ void check_reachable(const Host& own, const SocketAddress& address) {
       own.address, address.host());
 }
 
+// FNV-1a, of which 13 bits can be seen.
 uint16_t port_of(const Secret& secret) {
   uint64_t hash = 0xcbf29ce484222325;
   for (const std::byte byte : secret.bytes()) hash = (hash ^ std::to_integer<uint64_t>(byte)) * 0x100000001b3;

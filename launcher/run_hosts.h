@@ -23,6 +23,10 @@ struct HostOrder {
   std::string run_dir, resume;
 };
 
+// Throws UserError unless `text`, which is `what`, can be sent to other hosts as it is: it must be UTF-8.
+void check_can_be_sent(const std::string& what, const std::string& text);
+
+// Throws UserError where a name cannot be sent.
 std::string to_json(const HostOrder& order);
 // Throws UserError for what to_json cannot have made.
 HostOrder host_order(const std::string& json);

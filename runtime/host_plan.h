@@ -9,17 +9,19 @@
 
 #include "collectives/handshake.h"
 #include "collectives/summation_tree.h"
+#include "collectives/tcp.h"
 
 namespace annulus {
 
 struct HostPlan {
   int count = 1;
-  int node = 0;                              // this host
-  std::vector<std::string> names;            // by node
-  std::vector<std::string> addresses;        // by node
-  std::vector<std::vector<uint16_t>> ports;  // by node and rank: where that rank listens for its peers
-  std::vector<int> listeners;                // by own rank: its listening socket
-  std::optional<Secret> secret = {};         // where there are several
+  int node = 0;                    // this host
+  std::vector<std::string> names;  // by node
+  // By node and rank: where that rank listens for its peers. No name is looked up once the run has begun,
+  // when a name service that fails would end it.
+  std::vector<std::vector<SocketAddress>> addresses;
+  std::vector<int> listeners;         // by own rank: its listening socket
+  std::optional<Secret> secret = {};  // where there are several
   uint64_t job = 0;
   uint64_t config_hash = 0;
 

@@ -27,7 +27,7 @@ struct TrainConfig {
       node;                 // this one, where each is started by hand; absent: the first starts the others
   std::string secret_file;  // what all of them know
   std::optional<int64_t> port;  // where the first one listens for the others
-  double join_deadline = 60;    // seconds that the first host waits for the others
+  double join_deadline = 60;    // seconds that hosts, and then their workers, wait for each other
   std::string remote_path;      // of this program on the others; empty: as here
   int host_count = 1;           // how many there are, once that is known
 

@@ -177,9 +177,7 @@ void Worker::join_attempt() {
 void Worker::make_bridge() {
   const HostPlan& hosts = run_.hosts;
   std::vector<SocketAddress> addresses;
-  for (int node = 0; node < hosts.count; ++node) {
-    addresses.push_back(resolve(hosts.addresses[node], hosts.ports[node][rank_]));
-  }
+  for (const auto& of_host : hosts.addresses) addresses.push_back(of_host[rank_]);
   const int thread = run_.comm_cpus.empty() ? Waiter::kComputeThread : Waiter::kExchangeThread;
   Bridge::Wiring wiring{
       .connect = connect_bridge({.own = {.purpose = Purpose::kBridge,
@@ -191,7 +189,8 @@ void Worker::make_bridge() {
                                          .config_hash = hosts.config_hash},
                                  .secret = *hosts.secret,
                                  .addresses = std::move(addresses),
-                                 .listener = hosts.listeners[rank_]}),
+                                 .listener = hosts.listeners[rank_],
+                                 .reach_ns = static_cast<int64_t>(run_.config.join_deadline * 1e9)}),
       .arrays = {},
       .attempt = attempt_,
       .notes = {.write = [this] { return header_.last_step.load(std::memory_order_acquire); },

@@ -30,6 +30,45 @@ TEST(BridgeLeaving, NeedsNoPeer) {
   }
 }
 
+// What stands between hosts may let launchers through and workers not.
+TEST(BridgeReaching, GivesUpWhereNobodyCanBeReached) {
+  const Watchdog watchdog("nobody is reached");
+  TrainingHosts hosts(2, false);
+  BridgePeers peers = hosts.peers(1, 1);
+  peers.addresses[0] = local_address(listen_on(resolve("127.0.0.1", 0)).get());  // free again
+  peers.reach_ns = 300'000'000;
+  auto bridge = hosts.bridge(1, 1, connect_bridge(peers));
+  wait_for(*bridge, 1);
+  try {
+    bridge->check();
+    FAIL() << "reached somebody";
+  } catch (const StepError& error) {
+    const std::string text = error.what();
+    EXPECT_EQ(text.rfind("host 1 cannot reach host 0's rank 0 at " + peers.addresses[0].text() + ": ", 0), 0u)
+        << text;
+    EXPECT_NE(text.find("the last try came to: Connection refused; the workers' ports must be open"),
+              text.npos)
+        << text;
+  }
+}
+
+// It may be long in making its kernels: its launcher's listener is there, so the way is open.
+TEST(BridgeReaching, HasPatienceWithAHostThatCanBeReached) {
+  const Watchdog watchdog("a late host");
+  TrainingHosts hosts(2, false);
+  BridgePeers peers = hosts.peers(1, 1);
+  peers.reach_ns = 50'000'000;
+  const std::atomic<bool> never{false};
+  auto early = hosts.bridge(1, 1, connect_bridge(peers));
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  auto late = hosts.bridge(0, 1, nullptr);
+  Outcome of_late;
+  std::thread thread([&] { of_late = hosts.train(0, late, never); });
+  const Outcome of_early = hosts.train(1, early, never);
+  thread.join();
+  expect_success({of_early, of_late});
+}
+
 // A silent peer, from any message on: whoever is told to leaves.
 TEST(BridgeLeaving, NeedsNoWordOfAPeer) {
   for (const bool packed : {false, true}) {

@@ -2,6 +2,7 @@
 #include "collectives/frame_stream.h"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include <numeric>
 
 #include "collectives/crc32c.h"
+#include "collectives/tcp.h"
 #include "telemetry/error.h"
 
 namespace annulus {
@@ -149,6 +151,57 @@ TEST(FrameStream, DeliversWhatCameBeforeTheEnd) {
   const Outcome outcome = receive(two, true);
   EXPECT_EQ(outcome.frames, 2);
   EXPECT_NE(outcome.refusal.find("closed"), std::string::npos) << outcome.refusal;
+}
+
+// A peer's last words over TCP, before it goes and leaves unread what was sent to it, which resets the
+// connection. Who has something to send has all of them before it learns that it cannot, also those that it
+// has no room for yet.
+TEST(FrameStream, DeliversWhatCameBeforeSendingFails) {
+  const UniqueFd listener = listen_on(resolve("127.0.0.1", 0));
+  FrameStream stream(start_connect(local_address(listener.get())), "peer", kLimits);
+  pollfd waiting{listener.get(), POLLIN, 0};
+  ASSERT_EQ(poll(&waiting, 1, 60'000), 1);
+  UniqueFd peer = accept_from(listener.get());
+  ASSERT_TRUE(peer);
+  stream.send(FrameKind::kBeat, {}, {});
+  while (!stream.flushed()) stream.pump();
+  const int frames = 3 * kLimits.most_held;
+  for (int i = 0; i < frames; ++i) {
+    const Bytes all = wire(bytes(10 + i));
+    ASSERT_EQ(send(peer.get(), all.data(), all.size(), MSG_NOSIGNAL), static_cast<ssize_t>(all.size()));
+  }
+  peer.reset();
+  pollfd reset{stream.fd(), 0, 0};
+  ASSERT_EQ(poll(&reset, 1, 60'000), 1);
+  stream.send(FrameKind::kBeat, {}, {});
+  int came = 0;
+  std::string failure;
+  while (failure.empty()) {
+    try {
+      stream.pump();
+    } catch (const LinkError& error) {
+      failure = error.what();
+    }
+    for (; stream.peek() != nullptr; stream.release()) {
+      EXPECT_EQ(stream.peek()->payload.size(), 10u + came++);
+      stream.accept();
+    }
+  }
+  EXPECT_EQ(failure, "peer: sending failed: Connection reset by peer");
+  EXPECT_EQ(came, frames);
+}
+
+// However full it is with what nobody takes: who waits for room to send must not do so for ever.
+TEST(FrameStream, ThatCannotSendSaysSoAlthoughFramesAreLeft) {
+  Pair pair;
+  const Bytes all = wire(bytes(10));
+  ASSERT_EQ(send(pair.a.get(), all.data(), all.size(), MSG_NOSIGNAL), static_cast<ssize_t>(all.size()));
+  pair.a.reset();
+  FrameStream stream(std::move(pair.b), "peer", kLimits);
+  stream.send(FrameKind::kBeat, {}, {});
+  EXPECT_TRUE(stream.pump());
+  EXPECT_THROW(stream.pump(), LinkError);
+  EXPECT_NE(stream.peek(), nullptr);
 }
 
 TEST(FrameStream, RefusesEveryFlippedBit) {

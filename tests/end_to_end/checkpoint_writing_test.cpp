@@ -41,6 +41,13 @@ TEST_F(CheckpointWriting, CheckpointsAreWrittenAtTheStepsAskedForAndAtTheEnd) {
   }
 }
 
+TEST_F(CheckpointWriting, ARunDirectoryNeedNotBeUtf8) {
+  const Ended end = run(with(kRun, {"--run-dir", "r\xfcn"}));
+  EXPECT_EQ(checkpoints("r\xfcn"), Names{file_of(40)});
+  EXPECT_TRUE(contains(end.line("checkpoint "), "1 written, 0 failed, 0 left out")) << end.out;
+  EXPECT_TRUE(contains(end.out, "/checkpoints/" + file_of(40) + " (")) << end.out;
+}
+
 TEST_F(CheckpointWriting, CheckpointsAreWrittenEveryFewMinutes) {
   Command run(with(kEndless, {"--checkpoint-minutes", "0.01", "--keep", "99"}), scratch_.here());
   run.wait_until("three checkpoints", [&] { return checkpoints().size() >= 3; });

@@ -55,6 +55,25 @@ TEST_F(HostsFaultsTest, ThirtyPercentLossChangesNoWeights) {
   EXPECT_TRUE(on_host(1, "nft list ruleset | grep 'packets [1-9]'")) << "nothing was lost";
 }
 
+// The launchers' port is open, the workers' are not: the run ends on both hosts, and says why.
+TEST_F(HostsFaultsTest, WorkersThatCannotReachEachOtherEndTheRun) {
+  make_hosts(2);
+  if (IsSkipped()) return;
+  if (!on_host(0,
+               "nft 'add table inet wall; "
+               "add chain inet wall in { type filter hook input priority 0; }; "
+               "add rule inet wall in iifname eth0 tcp dport != 23456 ct state new drop'")) {
+    GTEST_SKIP() << "SKIPPED: nft is missing, or cannot filter";
+  }
+  const Words words = with(kTrain, {"--port", "23456", "--join-deadline", "3"});
+  Command first(by_hand(words, 0), on(0)), second(by_hand(words, 1), on(1));
+  for (const Ended& end : {first.wait(), second.wait()}) {
+    EXPECT_EQ(end.code, 1) << end.out << end.err;
+    EXPECT_NE(end.err.find("host 1 cannot reach host 0's rank 0 at 10.77.0.1:"), end.err.npos) << end.err;
+    EXPECT_EQ(count(end.err, "cannot reach"), 1) << end.err;
+  }
+}
+
 TEST_F(HostsFaultsTest, OneMegabitChangesNoWeights) {
   make_hosts(2);
   if (IsSkipped()) return;

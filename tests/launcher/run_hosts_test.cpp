@@ -226,5 +226,29 @@ TEST_F(RunHostsTest, AnOrderComesBackAsItWas) {
   }
 }
 
+TEST(HostOrder, RefusesNamesThatCannotBeSent) {
+  const auto refusal = [](const std::function<void(HostOrder&)>& change) -> std::string {
+    HostOrder order{.list = {.hosts = {{"a", "10.0.0.1", 1}}, .source = "hosts"},
+                    .secret = new_secret(),
+                    .port = 1,
+                    .config = "model: mlp\nseed: 1\n",
+                    .run_dir = "r\u00fcn",
+                    .resume = ""};
+    change(order);
+    try {
+      (void)to_json(order);
+    } catch (const UserError& error) {
+      return error.what();
+    }
+    return "(accepted)";
+  };
+  const std::string why = ": it is not UTF-8, and cannot be sent to the other hosts; give it another name";
+  EXPECT_EQ(refusal([](HostOrder&) {}), "(accepted)");
+  EXPECT_EQ(refusal([](HostOrder& order) { order.run_dir = "r\xfcn"; }), "--run-dir r\xfcn" + why);
+  EXPECT_EQ(refusal([](HostOrder& order) { order.resume = "\xff"; }), "--resume \xff" + why);
+  EXPECT_EQ(refusal([](HostOrder& order) { order.config += "data: /d\xff\n"; }),
+            "the configuration's data: /d\xff" + why);
+}
+
 }  // namespace
 }  // namespace annulus
