@@ -134,7 +134,8 @@ TEST_F(HostsTest, BySshAWrongPathIsNamed) {
   if (IsSkipped()) return;
   const Ended end = run_annulus(with(kTrain, {"--remote-path", "/nowhere/annulus"}), on(0));
   EXPECT_EQ(end.code, 2) << end.out << end.err;
-  expect_parts(end.err, {network_->name(1) + " | it ended with code 127: ", "/nowhere/annulus", "not found"});
+  expect_parts(end.err,
+               {network_->name(1) + " | it ended with code 127: ", "/nowhere/annulus", "No such file"});
   expect_untouched();
 }
 

@@ -82,7 +82,7 @@ TEST(HostList, TooManyAreRefused) {
   std::string text;
   for (int i = 0; i < kMostHosts; ++i) text += "h" + std::to_string(i) + "\n";
   EXPECT_EQ(refused(text), "(accepted)");
-  EXPECT_EQ(refused(text + "more\n"), "h.txt:257: more than 256 hosts; give fewer, with more slots each");
+  EXPECT_EQ(refused(text + "more\n"), "h.txt:65: more than 64 hosts; give fewer, with more slots each");
 }
 
 TEST(HostList, AFileThatCannotBeReadIsNamed) {
